@@ -1,0 +1,268 @@
+"""The facts under `[tool.slotsched]`: their names, what each may be, and how they become `Facts`."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import zoneinfo
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from slotsched import contract
+from slotsched.catalog.values import shown, suggestion
+from slotsched.model import Facts, RetryPolicy
+from slotsched.quantities import parse_duration, parse_size
+
+MAX_SLOTS = 2**31 - 1
+MAX_PRIORITY = 1_000_000  # times 10 minutes is 19 years: far enough, and safe as a date
+MAX_TIME_SECONDS = 366 * 86400.0
+MAX_GRACE_SECONDS = 86400.0
+MAX_RETRIES = 1000
+RETRY_CAUSES = RetryPolicy().on
+
+Problem = tuple[tuple[str, ...], str]
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def _bad(value: Any, wanted: str) -> ValueError:
+    return ValueError(f"{shown(value)} is not {wanted}")
+
+
+def _whole(low: int, high: int) -> Callable[[Any], int]:
+    def read(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise _bad(value, f"a whole number from {low} to {high}")
+        return value
+
+    return read
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_PRIORITY:
+        raise _bad(value, f"a number from -{MAX_PRIORITY} to {MAX_PRIORITY}")
+    return value
+
+
+def _duration(high: float, *, positive: bool = False) -> Callable[[Any], float]:
+    def read(value: Any) -> float:
+        if not isinstance(value, (str, int, float)):
+            raise _bad(value, "a duration such as 90, 10m or 1h30m")
+        seconds = parse_duration(value)
+        if seconds > high:
+            raise ValueError(f"{shown(value)} is more than {high / 86400:g} days")
+        if positive and seconds == 0:
+            raise ValueError("must be more than 0")
+        return seconds
+
+    return read
+
+
+def _size(value: Any) -> int:
+    if not isinstance(value, (str, int)):
+        raise _bad(value, "a size such as 512M or 2G")
+    return parse_size(value)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _bad(value, "true or false")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise _bad(value, "a text")
+    return value
+
+
+def _filled(value: Any) -> str:
+    text = _text(value)
+    if not text.strip():
+        raise ValueError("is empty")
+    return text
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) and "\0" not in item for item in value):
+        raise _bad(value, "a list of texts")
+    return tuple(value)
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    for word in (words := _texts(value)):
+        if not _TAG.fullmatch(word):
+            raise _bad(word, "a tag (letters, digits and _ . : -)")
+    return tuple(dict.fromkeys(words))
+
+
+def _command(value: Any) -> tuple[str, ...]:
+    words = _texts(value)
+    if not words or not words[0]:
+        raise ValueError("is empty")
+    return words
+
+
+def _folder(value: Any) -> str:
+    path = _text(value)
+    if not path.startswith(("/", "~/")):
+        raise _bad(value, "an absolute path")
+    return path
+
+
+def _one_of(*allowed: str) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        if value not in allowed:
+            hint = suggestion(value, allowed) if isinstance(value, str) else ""
+            raise _bad(value, f"one of {', '.join(allowed)}{hint}")
+        return str(value)
+
+    return read
+
+
+def _retry_on(value: Any) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_one_of(*RETRY_CAUSES)(cause) for cause in _texts(value)))
+
+
+def _table(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise _bad(value, "a table")
+    return value
+
+
+def _resources(value: Any) -> dict[str, int]:
+    table = _table(value)
+    for name in table:
+        if not _NAME.fullmatch(name):
+            raise _bad(name, "a name (letters, digits, _ and -)")
+    return {name: _whole(1, MAX_SLOTS)(units) for name, units in table.items()}
+
+
+def _environment(value: Any) -> dict[str, str]:
+    table = _table(value)
+    for name in table:
+        if not _VARIABLE.fullmatch(name):
+            raise _bad(name, "a variable's name")
+        if name.startswith(contract.TASK_PREFIX):
+            raise ValueError(f"{name} is set by slotsched")
+    return {name: _variable(name, item) for name, item in table.items()}
+
+
+def _variable(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return str(value)
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError(f"{name} = {shown(value)} is not a text")
+    return value
+
+
+def _zone(value: Any) -> str:
+    name = _text(value)
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
+        raise _bad(value, "a time zone such as Europe/Paris") from None
+    return name
+
+
+def _crons(value: Any) -> Any:
+    for line in [value] if isinstance(value, str) else _texts(value):
+        if len(line.split()) not in (5, 6) and not line.strip().startswith("@"):
+            raise ValueError(f"{shown(line)} has not five fields, or six with seconds last")
+    return value
+
+
+def _moment(value: Any) -> str:
+    if isinstance(value, (dt.datetime, dt.date)):
+        return value.isoformat()
+    return _filled(value)
+
+
+def _names(value: Any) -> Any:
+    return [_filled(item) for item in _texts(value)] if isinstance(value, list) else _filled(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (str, bool, int, float)):
+        return value
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    raise ValueError(f"{shown(value)} cannot be stored")
+
+
+_FACTS: dict[str, Callable[[Any], Any]] = {
+    "slots": _whole(1, MAX_SLOTS),
+    "max_time": _duration(MAX_TIME_SECONDS, positive=True),
+    "grace": _duration(MAX_GRACE_SECONDS),
+    "priority": _number,
+    "retries": _whole(0, MAX_RETRIES),
+    "retry_delay": _duration(MAX_TIME_SECONDS),
+    "retry_on": _retry_on,
+    "memory": _size,
+    "resources": _resources,
+    "requires": _words,
+    "env": _environment,
+    "user": _filled,
+    "workdir": _folder,
+    "python": _filled,
+    "command": _command,
+    "keep": _duration(100 * MAX_TIME_SECONDS),
+    "enabled": _flag,
+    "description": _text,
+    "tags": _words,
+    "user_namespace": _flag,
+}
+_SCHEDULE: dict[str, Callable[[Any], Any]] = {
+    "concurrency": _whole(1, MAX_SLOTS),
+    "cron": _crons,
+    "every": _duration(100 * MAX_TIME_SECONDS, positive=True),
+    "at": _moment,
+    "after": _names,
+    "on_event": _names,
+    "when": _one_of("success", "failure", "any"),
+    "timezone": _zone,
+    "overlap": _one_of("skip", "buffer_one", "buffer_all", "cancel_other", "allow_all"),
+    "catch_up": _one_of("once", "all", "none"),
+    "notify": _plain,
+}
+_TRIGGERS = ("cron", "every", "at", "after", "on_event")
+_RETRY_FIELDS = {"retries": "limit", "retry_delay": "delay", "retry_on": "on"}
+NAMES = (*_FACTS, *_SCHEDULE)
+
+
+def read_facts(table: Mapping[str, Any]) -> tuple[Facts, list[Problem]]:
+    """The facts of a `[tool.slotsched]` table, and what is wrong with it: (path of the key, message).
+
+    `args` is left to its own reader. Bad facts are left at their defaults, so that all problems show at once.
+    """
+    values: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for name, value in table.items():
+        if name == "args":
+            continue
+        try:
+            read = _FACTS.get(name) or _SCHEDULE.get(name)
+            if read is None:
+                problems.append(((name,), f'unknown key "{name}"{suggestion(name, (*NAMES, "args"))}'))
+                continue
+            values[name] = read(value)
+        except ValueError as error:
+            problems.append(((name,), f"{name}: {error}"))
+    problems += _contradictions(table)
+    retry = {field: values.pop(name) for name, field in _RETRY_FIELDS.items() if name in values}
+    schedule = {name: values.pop(name) for name in _SCHEDULE if name in values}
+    return Facts(**values, retry=RetryPolicy(**retry), schedule=schedule), problems
+
+
+def _contradictions(table: Mapping[str, Any]) -> Iterator[Problem]:
+    triggers = [name for name in _TRIGGERS if name in table]
+    if len(triggers) > 1:
+        yield (triggers[1],), f"{triggers[1]}: a job has one of {', '.join(_TRIGGERS)}, and this one has {triggers[0]} too"
+    if "when" in table and "after" not in table:
+        yield ("when",), "when: only together with after"

@@ -1,0 +1,160 @@
+"""The command tree, and how every command ends: with one of the exit codes of the contract, never with a traceback
+for what can be said in a sentence.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.exceptions import TyperException
+
+from slotsched import contract
+from slotsched.cli.render import say
+from slotsched.cli.session import PLACE_FLAGS, SCHEDULER_FLAGS, Session
+from slotsched.errors import SlotschedError, UsageError
+
+if TYPE_CHECKING:
+    from typer._click.core import Context  # vendored: what the methods overridden here take
+
+PROGRAM = "slotsched"
+EXIT_BROKEN_PIPE = 141  # what a shell shows for a program that SIGPIPE ended
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+class Command(TyperCommand):
+    """A command that takes the settings of `settings_flags` as flags beside its own options."""
+
+    settings_flags: tuple[str, ...] = PLACE_FLAGS
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        own = {name for parameter in self.params for name in parameter.opts}
+        flags = {f"--{name.replace('_', '-')}": name for name in self.settings_flags}
+        rest, found = take_flags(args, {flag: name for flag, name in flags.items() if flag not in own})
+        if not ctx.resilient_parsing:
+            Session.of(ctx).flags.update(found)
+        return super().parse_args(ctx, rest)
+
+
+class SchedulerCommand(Command):
+    """A command that runs a scheduler, or looks at the settings of one."""
+
+    settings_flags = PLACE_FLAGS + SCHEDULER_FLAGS
+
+
+class Group(TyperGroup):
+    """A group whose help lists its commands in sections, and whose errors are sentences."""
+
+    sections: Mapping[str, Sequence[str]] = {}
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            say(ctx.get_help())
+            raise typer.Exit(contract.EXIT_USAGE)
+        return super().parse_args(ctx, args)
+
+    def format_commands(self, ctx: Context, formatter: Any) -> None:
+        if not self.sections:
+            super().format_commands(ctx, formatter)
+            return
+        widest = max(len(name) for name in self.commands)
+        for title, names in self.sections.items():
+            commands = [(name, self.commands[name]) for name in names]
+            rows = [(f"{name:<{widest}}", command.get_short_help_str(limit=90)) for name, command in commands]
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+def take_flags(args: Sequence[str], flags: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    """Split `--flag VALUE` and `--flag=VALUE` off the words of a command line, up to a `--`.
+
+    flags: name of the setting by flag. Returns the other words and the values by name. Raises UsageError.
+    """
+    rest: list[str] = []
+    found: dict[str, str] = {}
+    words = iter(args)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if word == "--":
+            rest += [word, *words]
+        elif flag not in flags:
+            rest.append(word)
+        elif equals:
+            found[flags[flag]] = value
+        else:
+            following = next(words, None)
+            if following is None:
+                raise UsageError(f"Option {flag} requires a value.")
+            found[flags[flag]] = following
+    return rest, found
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one command line; the exit code of the process."""
+    from slotsched.cli.tree import build
+
+    root = build()
+    if "_SLOTSCHED_COMPLETE" in os.environ:
+        from slotsched.cli.completion import answer
+
+        return answer(root, args)
+    session = Session()
+    try:
+        code = _ending(lambda: _invoke(root, list(args), session))
+        return code or _flush()
+    finally:
+        session.close()
+
+
+def _invoke(root: TyperGroup, args: list[str], session: Session) -> int:
+    try:
+        with root.make_context(PROGRAM, args, obj=session) as context:
+            root.invoke(context)
+    except typer.Exit as ending:
+        return ending.exit_code
+    return contract.EXIT_OK
+
+
+def _ending(invoke: Callable[[], int]) -> int:
+    """The exit code of a command, with a sentence on stderr for every error that is one."""
+    try:
+        return invoke()
+    except SlotschedError as error:
+        say(str(error))
+        return error.exit_code
+    except typer.Abort:
+        return contract.EXIT_INTERRUPTED
+    except KeyboardInterrupt:
+        return contract.EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return _broken_pipe()
+    except TyperException as error:
+        return _usage(error)
+
+
+def _usage(error: TyperException) -> int:
+    """Say what is wrong with the words given, and where the right ones are listed."""
+    say(error.format_message())
+    context = getattr(error, "ctx", None)
+    if context is not None:
+        say(f"Try: {context.command_path} --help")
+    return contract.EXIT_USAGE
+
+
+def _flush() -> int:
+    """Write out what is buffered while a broken pipe can still be answered quietly."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _broken_pipe()
+    return contract.EXIT_OK
+
+
+def _broken_pipe() -> int:
+    """Nobody reads any more: what is left in the buffer goes nowhere, without a word at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_BROKEN_PIPE

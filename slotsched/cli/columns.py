@@ -1,0 +1,150 @@
+"""What the tables of tasks, instances and jobs show."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from slotsched.cli.render import STATUS_COLORS, Column
+from slotsched.cli.text import moment, short
+from slotsched.explain import Fleet, ended, why
+from slotsched.model import OPEN, TERMINAL, Instance, Status, Task
+from slotsched.quantities import format_duration, format_size
+
+if TYPE_CHECKING:
+    from slotsched.model import Progress
+
+NONE = "-"
+
+
+def task_columns(fleet: Fleet, now: dt.datetime) -> list[Column[Task]]:
+    """now: aware; waits and runs of unfinished tasks are counted up to it."""
+    return [
+        Column(title="ID", cell=lambda task: short(task.id)),
+        Column(title="JOB", cell=lambda task: task.job, flexible=True),
+        Column(title="STATUS", cell=lambda task: task.status.value, color=status_color),
+        Column(title="SLOTS", cell=lambda task: str(task.needs.slots), right=True),
+        Column(title="INSTANCE", cell=lambda task: task.instance.name if task.instance else NONE),
+        Column(title="PROGRESS", cell=lambda task: progress(task.progress), flexible=True),
+        Column(title="WAITED", cell=lambda task: waited(task, now)),
+        Column(title="RAN", cell=lambda task: ran(task, now)),
+        Column(title="ATTEMPT", cell=lambda task: str(task.attempt), right=True, wide=True),
+        Column(title="PRIORITY", cell=lambda task: f"{task.priority:g}", right=True, wide=True),
+        Column(title="OWNER", cell=lambda task: task.owner or NONE, wide=True),
+        Column(title="TRIGGER", cell=lambda task: task.trigger, wide=True),
+        Column(title="TAGS", cell=lambda task: ",".join(task.tags) or NONE, wide=True),
+        Column(title="ENQUEUED", cell=lambda task: moment(task.created_at), wide=True),
+        Column(title="WHY", cell=lambda task: why_cell(task, fleet, now), flexible=True),
+    ]
+
+
+def status_color(task: Task) -> str | None:
+    """The colour of its status."""
+    return STATUS_COLORS.get(task.status.value)
+
+
+def why_cell(task: Task, fleet: Fleet, now: dt.datetime) -> str:
+    """Why it does not run yet, or how it ended; nothing for what runs or completed."""
+    if task.status in TERMINAL:
+        sentence = ended(task)
+        return sentence.partition(": ")[2] if task.status is not Status.COMPLETED else NONE
+    if task.status is Status.RUNNING and task.cancel is None:
+        return NONE
+    return why(task, fleet, now)
+
+
+def progress(made: Progress | None) -> str:
+    """`38 % 12.png`."""
+    if made is None:
+        return NONE
+    parts = [] if made.fraction is None else [f"{made.fraction * 100:.0f} %"]
+    return " ".join([*parts, made.message]).strip() or NONE
+
+
+def waited(task: Task, now: dt.datetime) -> str:
+    """From due to start, or so far; `-` before it is due."""
+    until = task.started_at or task.ended_at or now
+    seconds = (until - task.due_at).total_seconds()
+    if task.status in (Status.SCHEDULED, Status.WAITING):
+        return NONE
+    return format_duration(seconds)
+
+
+def ran(task: Task, now: dt.datetime) -> str:
+    """From the last attempt's start to its end, or so far."""
+    if task.started_at is None or (task.status in OPEN and task.status is not Status.RUNNING):
+        return NONE
+    return format_duration(((task.ended_at or now) - task.started_at).total_seconds())
+
+
+def instance_state(instance: Instance) -> str:
+    """`up`, `draining` or `down`."""
+    if not instance.live:
+        return "down"
+    return "draining" if instance.draining else "up"
+
+
+def instance_columns(now: dt.datetime) -> list[Column[Instance]]:
+    colors = {"up": "green", "draining": "yellow", "down": "red"}
+    return [
+        Column(title="NAME", cell=lambda instance: instance.name),
+        Column(title="STATE", cell=instance_state, color=lambda instance: colors[instance_state(instance)]),
+        Column(title="SLOTS", cell=lambda instance: str(instance.capacity.slots), right=True),
+        Column(title="USED", cell=lambda instance: str(instance.used) if instance.live else NONE, right=True),
+        Column(title="MEMORY", cell=_memory, right=True),
+        Column(title="RESOURCES", cell=_resources),
+        Column(title="TAGS", cell=lambda instance: ",".join(instance.capacity.tags) or NONE),
+        Column(title="RENEWED", cell=lambda instance: _age(now, instance.renewed_at)),
+        Column(title="UP SINCE", cell=lambda instance: moment(instance.started_at)),
+        Column(title="CONTAINMENT", cell=lambda instance: str(instance.containment.get("name", NONE))),
+        Column(title="VERSION", cell=lambda instance: instance.version, wide=True),
+        Column(title="HOST", cell=lambda instance: instance.host, wide=True),
+        Column(title="PID", cell=lambda instance: str(instance.pid), right=True, wide=True),
+        Column(title="ID", cell=lambda instance: instance.id, wide=True),
+    ]
+
+
+def _memory(instance: Instance) -> str:
+    return NONE if instance.capacity.memory is None else format_size(instance.capacity.memory)
+
+
+def _resources(instance: Instance) -> str:
+    return ",".join(f"{name}={units}" for name, units in sorted(instance.capacity.resources.items())) or NONE
+
+
+def _age(now: dt.datetime, then: dt.datetime) -> str:
+    return f"{format_duration((now - then).total_seconds())} ago"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRow:
+    """One line of `job ls`. problem: what makes its file unusable. instances: names of those that hold it."""
+
+    name: str
+    slots: int | None = None
+    max_time: float | None = None
+    enabled: bool = True
+    local: bool = True
+    instances: tuple[str, ...] = ()
+    description: str = ""
+    problem: str | None = None
+
+    @property
+    def state(self) -> str:
+        if self.problem is not None:
+            return "broken"
+        return "enabled" if self.enabled else "disabled"
+
+
+def job_columns() -> list[Column[JobRow]]:
+    colors = {"broken": "red", "disabled": "yellow"}
+    return [
+        Column(title="JOB", cell=lambda row: row.name),
+        Column(title="STATE", cell=lambda row: row.state, color=lambda row: colors.get(row.state)),
+        Column(title="SLOTS", cell=lambda row: NONE if row.slots is None else str(row.slots), right=True),
+        Column(title="MAX TIME", cell=lambda row: NONE if row.max_time is None else format_duration(row.max_time)),
+        Column(title="HERE", cell=lambda row: "yes" if row.local else "no"),
+        Column(title="INSTANCES", cell=lambda row: ",".join(row.instances) or NONE, flexible=True),
+        Column(title="DESCRIPTION", cell=lambda row: row.problem or row.description or NONE, flexible=True),
+    ]

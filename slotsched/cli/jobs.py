@@ -1,0 +1,227 @@
+"""`job ls|show|new|check|enable|disable`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from slotsched import contract
+from slotsched.cli.complete import job_names
+from slotsched.cli.options import JobArgument, OutputOption
+from slotsched.cli.render import Output, pairs, put, say, show_object, show_rows
+from slotsched.cli.session import Session
+from slotsched.cli.text import compact
+from slotsched.errors import NotFound, Refused, StoreError, UsageError
+
+if TYPE_CHECKING:
+    from slotsched.cli.columns import JobRow
+    from slotsched.explain import Fleet
+    from slotsched.model import Job, Parameter
+
+JobsArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="[JOB]...", help="All without it.", autocompletion=job_names)
+]
+
+
+def job_ls(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
+    """List the jobs of the local folder and those that instances hold."""
+    from dataclasses import asdict
+
+    from slotsched.cli.columns import job_columns
+
+    session = Session.of(context)
+    rows = _rows(session)
+    show_rows(
+        rows,
+        job_columns(),
+        output,
+        to_object=lambda row: asdict(row) | {"state": row.state},
+        to_id=lambda row: row.name,
+    )
+
+
+def _rows(session: Session) -> list[JobRow]:
+    """Without a store: what the folder has, and a word about it."""
+    from slotsched.cli.columns import JobRow
+    from slotsched.explain import Fleet
+
+    scan = session.client.folder.scan()
+    fleet, published = Fleet(), {}
+    try:
+        fleet = session.client.fleet()
+        names = set(session.client.store.catalogs.names()) - set(scan.jobs) - set(scan.broken)
+        published = {name: session.client.store.catalogs.newest(name) for name in sorted(names)}
+    except StoreError as error:
+        say(f"only the local folder is shown: {error}", color="yellow")
+    rows = [_row(job, fleet, local=True) for job in scan.jobs.values()]
+    rows += [_row(job, fleet, local=False) for job in published.values() if job is not None]
+    rows += [JobRow(name=bad.name, problem=str(bad)) for bad in scan.broken.values()]
+    return sorted(rows, key=lambda row: row.name)
+
+
+def _row(job: Job, fleet: Fleet, *, local: bool) -> JobRow:
+    from slotsched.cli.columns import JobRow
+
+    holders = fleet.holders.get(job.name, ())
+    return JobRow(
+        name=job.name,
+        slots=job.facts.slots,
+        max_time=job.facts.max_time,
+        enabled=job.facts.enabled and job.name not in fleet.disabled,
+        local=local,
+        instances=tuple(sorted(instance.name for instance in fleet.instances if instance.id in holders)),
+        description=job.facts.description,
+    )
+
+
+def job_show(context: typer.Context, job: JobArgument, output: OutputOption = Output.TABLE) -> None:
+    """Show a job's facts and arguments."""
+    from slotsched.model.task import jsonable
+
+    session = Session.of(context)
+    found = session.client.job(job)
+    shown = jsonable(found) | {"path": None if found.path is None else str(found.path)}
+    show_object(shown, output, identity=found.name, lines=lambda: _description(found))
+
+
+def _description(job: Job) -> Iterator[str]:
+    from slotsched.quantities import format_duration, format_size
+
+    facts = job.facts
+    needs = facts.needs
+    retries = f"{facts.retry.limit}, on {', '.join(facts.retry.on)}" if facts.retry.limit else "0"
+    yield from pairs(
+        [
+            ("Job", job.name),
+            ("Description", facts.description),
+            ("File", str(job.path or "")),
+            ("Slots", str(needs.slots)),
+            ("Memory", format_size(needs.memory) if needs.memory else ""),
+            ("Resources", ", ".join(f"{units} {name}" for name, units in needs.resources.items())),
+            ("Requires", ", ".join(needs.tags)),
+            ("Max time", f"{format_duration(facts.max_time)}, then {format_duration(facts.grace)} grace"),
+            ("Priority", f"{facts.priority:g}"),
+            ("Retries", retries),
+            ("Enabled", "" if facts.enabled else "no"),
+            ("Dependencies", ", ".join(facts.dependencies)),
+            ("Hash", job.hash),
+            ("Arguments", "\n".join(_parameter(parameter) for parameter in job.parameters or ())),
+        ]
+    )
+
+
+def _parameter(parameter: Parameter) -> str:
+    from slotsched.catalog.arguments import placeholder
+
+    text = f"{parameter.name}={placeholder(parameter)}"
+    if not parameter.required:
+        text += f"  default {compact(parameter.default)}"
+    return f"{text}  {parameter.description}".rstrip()
+
+
+def job_check(context: typer.Context, jobs: JobsArgument = None) -> None:
+    """Check job files without running them; exits 1 when one is broken."""
+    session = Session.of(context)
+    scan = session.client.folder.scan()
+    for name in jobs or ():
+        if name not in scan.jobs and name not in scan.broken:
+            raise scan.unknown(name)
+    wanted = set(jobs or [*scan.jobs, *scan.broken])
+    if not wanted:
+        say(f"no job files in {session.settings.jobs_dir}")
+    for name in sorted(wanted & set(scan.jobs)):
+        slots = scan.jobs[name].facts.slots
+        put(f"ok  {name}  {slots} slot{'' if slots == 1 else 's'}")
+    problems = [problem for problem in scan.problems if problem.name in wanted]
+    for problem in problems:
+        put(str(problem))
+    if problems:
+        raise typer.Exit(contract.EXIT_FAILED)
+
+
+def job_enable(
+    context: typer.Context, jobs: Annotated[list[str], typer.Argument(metavar="JOB...", autocompletion=job_names)]
+) -> None:
+    """Let instances start a job's tasks again."""
+    _switch(context, jobs, enabled=True)
+
+
+def job_disable(
+    context: typer.Context, jobs: Annotated[list[str], typer.Argument(metavar="JOB...", autocompletion=job_names)]
+) -> None:
+    """Keep instances from starting a job's tasks; they wait."""
+    _switch(context, jobs, enabled=False)
+
+
+def _switch(context: typer.Context, jobs: Sequence[str], *, enabled: bool) -> None:
+    session = Session.of(context)
+    catalogs = session.client.store.catalogs
+    known = set(catalogs.names())
+    for name in jobs:
+        if name not in known:
+            session.client.job(name)  # in the folder only, or nowhere: then this says so
+    for name in jobs:
+        catalogs.set_enabled(name, enabled)
+        put(f"{name} {'enabled' if enabled else 'disabled'}")
+
+
+_PYTHON = '''# /// script
+# dependencies = []
+# [tool.slotsched]
+# slots = 1
+# max_time = "10m"
+# ///
+"""{title}: say what it does."""
+
+from slotsched import log, task
+
+
+def main(name: str = "world", times: int = 3) -> dict:
+    for n in range(times):
+        log.info("hello", name=name)
+        task.progress((n + 1) / times)
+    return {{"greeted": times}}
+'''
+_SHELL = """#!/bin/sh
+# /// script
+# [tool.slotsched]
+# slots = 1
+# max_time = "10m"
+# [tool.slotsched.args]
+# name = {{ type = "str", default = "world", description = "whom to greet" }}
+# ///
+set -eu
+echo "hello ${{ARG_NAME:-world}}"
+printf '{{"greeted": 1}}' > "$SLOTSCHED_TASK_RESULT"
+"""
+
+
+def job_new(
+    context: typer.Context,
+    job: Annotated[str, typer.Argument(metavar="NAME", help="Lower case; reports/daily goes into a sub-folder.")],
+    shell: Annotated[bool, typer.Option("--shell", help="A shell script instead of Python.")] = False,
+) -> None:
+    """Write a small job file that runs as it is, to be changed."""
+    import re
+
+    session = Session.of(context)
+    if not re.fullmatch(r"[a-z0-9_-]+(/[a-z0-9_-]+)*", job) or job.rpartition("/")[2].startswith("_"):
+        raise UsageError(f'"{job}" is no job name: lower-case letters, digits, - and _, not beginning with _')
+    folder: Path = session.settings.jobs_dir
+    path = folder / f"{job}{'.sh' if shell else '.py'}"
+    try:
+        taken = session.client.folder.fresh(job)
+        raise Refused(f'job "{job}" exists: {taken.path}')
+    except NotFound:
+        pass
+    path.parent.mkdir(parents=True, exist_ok=True)
+    title = job.rpartition("/")[2].replace("_", " ").replace("-", " ").capitalize()
+    with path.open("x", encoding="utf-8") as stream:
+        stream.write((_SHELL if shell else _PYTHON).format(title=title))
+    if shell:
+        path.chmod(0o755)
+    put(str(path))
+    say(f"try it here: slotsched run {job}    on an instance: slotsched enqueue {job} --follow")

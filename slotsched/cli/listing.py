@@ -1,0 +1,210 @@
+"""`ps` and `task ls`: which tasks, as rows, once or redrawn."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from slotsched.cli.options import (
+    InstanceOption,
+    JobOption,
+    LimitOption,
+    OutputOption,
+    OwnerOption,
+    ReasonOption,
+    SinceOption,
+    StatusOption,
+    TagOption,
+    UntilOption,
+    since,
+)
+from slotsched.cli.render import (
+    Output,
+    columns_of,
+    is_terminal,
+    put_lines,
+    say,
+    show_rows,
+    table,
+    use_color,
+)
+from slotsched.cli.session import Session, now
+from slotsched.errors import UsageError
+
+if TYPE_CHECKING:
+    from slotsched.explain import Fleet
+    from slotsched.model import Task
+    from slotsched.store import TaskFilter
+
+REDRAW_SECONDS = 1.0
+_HOME_AND_CLEAR = "\x1b[H\x1b[J"
+_ALTERNATE_SCREEN, _MAIN_SCREEN = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Rows to show with what their columns need."""
+
+    tasks: list[Task]
+    fleet: Fleet
+    more: bool
+
+
+def ps(
+    context: typer.Context,
+    every: Annotated[bool, typer.Option("--all", "-a", help="Finished tasks too.")] = False,
+    status: StatusOption = None,
+    job: JobOption = None,
+    owner: OwnerOption = None,
+    tag: TagOption = None,
+    reason: ReasonOption = None,
+    instance: InstanceOption = None,
+    after: SinceOption = None,
+    until: UntilOption = None,
+    limit: LimitOption = 100,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Redraw until Ctrl-C.")] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show what is not finished, newest first, and why it waits."""
+    wanted = _filter(status, job, owner, tag, reason, instance, after, until, unfinished=not every)
+    session = Session.of(context)
+    if watch:
+        _watch(session, wanted, limit, output)
+    else:
+        _show(session, wanted, limit, output)
+
+
+def task_ls(
+    context: typer.Context,
+    status: StatusOption = None,
+    job: JobOption = None,
+    owner: OwnerOption = None,
+    tag: TagOption = None,
+    reason: ReasonOption = None,
+    instance: InstanceOption = None,
+    after: SinceOption = None,
+    until: UntilOption = None,
+    limit: LimitOption = 100,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List tasks of every status, newest first."""
+    wanted = _filter(status, job, owner, tag, reason, instance, after, until, unfinished=False)
+    _show(Session.of(context), wanted, limit, output)
+
+
+def parse_statuses(texts: Iterable[str] | None) -> frozenset[Any] | None:
+    """Statuses of their names, `a,b` allowed; None for none given. Raises UsageError."""
+    from slotsched.model import Status
+
+    words = [word for text in texts or () for word in text.split(",") if word]
+    if not words:
+        return None
+    try:
+        return frozenset(Status(word) for word in words)
+    except ValueError:
+        wrong = next(word for word in words if word not in {status.value for status in Status})
+        raise UsageError(f'--status: "{wrong}" is none of {", ".join(status.value for status in Status)}') from None
+
+
+def _filter(
+    status: list[str] | None,
+    job: list[str] | None,
+    owner: str | None,
+    tag: list[str] | None,
+    reason: str | None,
+    instance: str | None,
+    after: str | None,
+    until: str | None,
+    *,
+    unfinished: bool,
+) -> TaskFilter:
+    from slotsched.model import OPEN, Reason
+    from slotsched.store import TaskFilter
+
+    if reason is not None and reason not in {known.value for known in Reason}:
+        raise UsageError(f'--reason: "{reason}" is none of {", ".join(known.value for known in Reason)}')
+    return TaskFilter(
+        status=parse_statuses(status) or (frozenset(OPEN) if unfinished and reason is None else None),
+        jobs=tuple(job or ()),
+        owner=owner,
+        tags=tuple(tag or ()),
+        reason=Reason(reason) if reason else None,
+        instance=instance,
+        since=since("--since", after),
+        until=since("--until", until),
+    )
+
+
+def _rows(session: Session, wanted: TaskFilter, limit: int) -> Rows:
+    from slotsched.explain import Fleet
+    from slotsched.model import Status
+
+    store = session.client.store
+    found = store.tasks.find(wanted, limit=limit + 1 if limit else 0)
+    tasks = found[:limit] if limit else found
+    pending = any(task.status is Status.PENDING for task in tasks)
+    return Rows(tasks=tasks, fleet=session.client.fleet() if pending else Fleet(), more=len(found) > len(tasks))
+
+
+def _show(session: Session, wanted: TaskFilter, limit: int, output: Output) -> None:
+    from slotsched.cli.columns import task_columns
+
+    rows = _rows(session, wanted, limit)
+    columns = task_columns(rows.fleet, now())
+    show_rows(rows.tasks, columns, output, to_object=lambda task: task.to_object(), to_id=lambda task: task.id)
+    if rows.more:
+        say(f"the newest {limit} are shown; -n 0 shows all")
+
+
+def _watch(session: Session, wanted: TaskFilter, limit: int, output: Output) -> None:
+    if output not in (Output.TABLE, Output.WIDE):
+        raise UsageError("--watch redraws a table; for programs use: slotsched wait, or ps -o jsonl in a loop")
+    if not is_terminal(sys.stdout):
+        _watch_piped(session, wanted, limit)
+        return
+    sys.stdout.write(_ALTERNATE_SCREEN)
+    try:
+        while True:
+            _redraw(session, wanted, limit, wide=output is Output.WIDE)
+            time.sleep(REDRAW_SECONDS)
+    finally:
+        sys.stdout.write(_MAIN_SCREEN)
+        sys.stdout.flush()
+
+
+def _redraw(session: Session, wanted: TaskFilter, limit: int, *, wide: bool) -> None:
+    import shutil
+
+    from slotsched.cli.columns import task_columns
+    from slotsched.cli.text import moment
+
+    height = shutil.get_terminal_size().lines
+    rows = _rows(session, wanted, min(limit or height, height - 3))
+    width, color = columns_of(sys.stdout), use_color(sys.stdout)
+    lines = list(table(rows.tasks, task_columns(rows.fleet, now()), wide=wide, limit=width, color=color))
+    title = f"{len(rows.tasks)}{'+' if rows.more else ''} tasks  {moment(now())}  Ctrl-C ends"
+    sys.stdout.write(_HOME_AND_CLEAR)
+    put_lines([title, "", *lines][: height - 1])
+    sys.stdout.flush()
+
+
+def _watch_piped(session: Session, wanted: TaskFilter, limit: int) -> None:
+    """Off a terminal: a line for each task whenever its status or reason for waiting changed."""
+    from slotsched.cli.columns import task_columns, why_cell
+
+    seen: dict[str, tuple[str, str]] = {}
+    while True:
+        rows = _rows(session, wanted, limit)
+        columns = task_columns(rows.fleet, now())
+        state = {task.id: (task.status.value, why_cell(task, rows.fleet, now())) for task in rows.tasks}
+        changed = [task for task in rows.tasks if seen.get(task.id) != state[task.id]]
+        lines = list(table(changed, columns, wide=False, limit=None, color=False))
+        put_lines(lines if not seen else lines[1:])
+        sys.stdout.flush()
+        seen = state
+        time.sleep(REDRAW_SECONDS)

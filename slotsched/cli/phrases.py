@@ -1,0 +1,56 @@
+"""Sentences about one task that several commands say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from slotsched import contract
+from slotsched.cli.render import STATUS_COLORS, paint, say
+from slotsched.cli.session import now
+from slotsched.cli.text import compact, plain, short
+
+if TYPE_CHECKING:
+    from slotsched.model import Task, TaskRequest
+
+
+def queued(task_id: str, request: TaskRequest, max_time: float, due: str) -> str:
+    """`task 8c1d2e3f queued  resize  4 slots  max 30m00s`. due: in words, empty for at once."""
+    from slotsched.quantities import format_duration
+
+    slots = request.needs.slots
+    return "  ".join(
+        [
+            f"task {short(task_id)} {f'scheduled for {due}' if due else 'queued'}",
+            request.job,
+            f"{slots} slot{'' if slots == 1 else 's'}",
+            f"max {format_duration(max_time)}",
+        ]
+    )
+
+
+def ending(task: Task, *, color: bool = False) -> str:
+    """`completed in 26.1s  result {"pictures": 40}`, `failed in 3.0s: exit code 7`, `canceled by ann`."""
+    from slotsched.cli.columns import ran
+    from slotsched.explain import ended
+
+    status, colon, cause = ended(task).partition(": ")
+    took = "" if task.started_at is None else f" in {ran(task, now())}"
+    result = "" if task.result is None else f"  result {plain(compact(task.result))}"
+    return paint(status, STATUS_COLORS.get(status), enabled=color) + took + colon + plain(cause) + result
+
+
+def worst(tasks: Iterable[Task]) -> int:
+    """The exit code for several ended tasks: failed before canceled before completed."""
+    from slotsched.model import Status
+
+    found = {task.status for task in tasks}
+    if Status.FAILED in found:
+        return contract.EXIT_FAILED
+    return contract.EXIT_CANCELED if Status.CANCELED in found else contract.EXIT_OK
+
+
+def say_rejoin(ids: Sequence[str], *, how: str) -> None:
+    """After Ctrl-C: the tasks are not ended by it, and this is how to look again."""
+    names = " ".join(short(task_id) for task_id in ids[:5]) + (" ..." if len(ids) > 5 else "")
+    say(f"\n{'the task goes' if len(ids) == 1 else 'the tasks go'} on; rejoin with: slotsched {how} {names}")

@@ -1,0 +1,72 @@
+"""`up`, `demo`, `scheduler run`: what goes on until Ctrl-C. The work is elsewhere."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from slotsched.cli.session import Session
+
+SlotsOption = Annotated[
+    str | None, typer.Option("--slots", metavar="N|auto", help="What this instance offers; auto: one per usable CPU.")
+]
+NameOption = Annotated[str | None, typer.Option("--name", metavar="X", help="The instance's name; default: host name.")]
+DrainOption = Annotated[
+    str | None, typer.Option("--drain-timeout", metavar="D", help="How long tasks may go on after SIGTERM.")
+]
+
+
+def up(
+    context: typer.Context, slots: SlotsOption = None, name: NameOption = None, drain_timeout: DrainOption = None
+) -> None:
+    """Run everything on this machine until Ctrl-C, which drains.
+
+    A database unless one is set, a folder for logs, a scheduler with its slots.
+
+    Every setting may be given as a flag: --memory, --resources gpu=1, --tags ssd, --lease, --containment, ...
+    """
+    session = Session.of(context)
+    session.flags |= _given(slots=slots, name=name, drain_timeout=drain_timeout)
+    from slotsched import standalone
+
+    raise typer.Exit(standalone.up(session.loaded))
+
+
+def demo(
+    context: typer.Context,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave its folder for a look.")] = False,
+) -> None:
+    """Show slots at work in a temporary place.
+
+    A database, two instances of different size, a few real tasks, a table of what they did; then all is gone.
+    """
+    del context
+    from slotsched.demo import demo as show
+
+    raise typer.Exit(show(keep=keep))
+
+
+def scheduler_run(
+    context: typer.Context,
+    slots: SlotsOption = None,
+    name: NameOption = None,
+    drain_timeout: DrainOption = None,
+    once: Annotated[bool, typer.Option("--once", help="Run what is due now, then drain and end.")] = False,
+) -> None:
+    """Run this machine's instance until SIGTERM.
+
+    SIGTERM drains it, a second one ends it at once; SIGHUP re-executes it without ending a task.
+
+    Every setting may be given as a flag: --memory, --resources gpu=1, --tags ssd, --lease, --containment, ...
+    """
+    session = Session.of(context)
+    session.flags |= _given(slots=slots, name=name, drain_timeout=drain_timeout)
+    settings = session.settings
+    from slotsched import scheduler
+
+    raise typer.Exit(scheduler.run(settings, once=once))
+
+
+def _given(**flags: str | None) -> dict[str, str]:
+    return {name: value for name, value in flags.items() if value is not None}

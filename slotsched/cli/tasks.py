@@ -1,0 +1,245 @@
+"""Commands on tasks that exist: wait, cancel, kill, retry, why, task show, task rm."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from slotsched import contract
+from slotsched.cli.options import (
+    JobOption,
+    OutputOption,
+    OwnerOption,
+    SinceOption,
+    TagOption,
+    TaskArgument,
+    TasksArgument,
+    TimeoutOption,
+    duration,
+    since,
+)
+from slotsched.cli.phrases import ending, say_rejoin, worst
+from slotsched.cli.render import Output, is_terminal, pairs, put, say, show_object, use_color
+from slotsched.cli.session import Session, now
+from slotsched.cli.text import ago, compact, moment, plain, short
+from slotsched.errors import SlotschedError, UsageError
+
+if TYPE_CHECKING:
+    from slotsched.client import Handle
+    from slotsched.model import Attempt, Task
+
+MOST_RETRIED = 10_000
+
+
+def wait(context: typer.Context, tasks: TasksArgument, timeout: TimeoutOption = None) -> None:
+    """Wait until tasks have ended.
+
+    Exits as the worst of them did: failed 1, canceled 100, completed 0.
+    """
+    session = Session.of(context)
+    seconds = duration("--timeout", timeout)
+    ids = session.resolve_all(tasks)
+    raise typer.Exit(wait_for(session, ids, seconds))
+
+
+def wait_for(session: Session, ids: Sequence[str], timeout: float | None) -> int:
+    """Say each end as it comes; the exit code of the worst."""
+    from slotsched.model import TERMINAL
+
+    ended: list[Task] = []
+    try:
+        for task in session.client.watch(ids, timeout):
+            if task.status in TERMINAL:
+                ended.append(task)
+                put(f"{short(task.id)} {task.job} {ending(task, color=use_color(sys.stdout))}")
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        say_rejoin(ids, how="wait")
+        raise
+    return worst(ended)
+
+
+def cancel(context: typer.Context, tasks: TasksArgument) -> None:
+    """End tasks: SIGTERM, then SIGKILL after the job's grace. They end canceled."""
+    _each(context, tasks, _end_one(kill=False))
+
+
+def kill(context: typer.Context, tasks: TasksArgument) -> None:
+    """End tasks at once: SIGKILL. They end canceled."""
+    _each(context, tasks, _end_one(kill=True))
+
+
+def task_rm(context: typer.Context, tasks: TasksArgument) -> None:
+    """Delete finished tasks from the database."""
+
+    def remove(session: Session, task_id: str) -> str:
+        session.client.remove(task_id)
+        return f"{short(task_id)} removed"
+
+    _each(context, tasks, remove)
+
+
+def _end_one(*, kill: bool) -> Callable[[Session, str], str]:
+    def end(session: Session, task_id: str) -> str:
+        from slotsched.model import Status
+
+        task = session.client.kill(task_id) if kill else session.client.cancel(task_id)
+        if task.status is not Status.RUNNING:
+            return f"{short(task_id)} {task.status.value}"
+        where = task.instance.name if task.instance else "its instance"
+        return f"{short(task_id)} asked to {'die' if kill else 'end'} on {where}"
+
+    return end
+
+
+def _each(context: typer.Context, texts: Sequence[str], act: Callable[[Session, str], str]) -> None:
+    """Do it to every task; one that cannot be done is said and stops no other. Exits with the first one's code."""
+    session = Session.of(context)
+    code = contract.EXIT_OK
+    for text in texts:
+        try:
+            put(act(session, session.resolve(text)))
+        except SlotschedError as error:
+            if error.exit_code == contract.EXIT_STORE_UNREACHABLE:
+                raise
+            say(str(error))
+            code = code or error.exit_code
+    raise typer.Exit(code)
+
+
+def retry(
+    context: typer.Context,
+    tasks: Annotated[list[str] | None, typer.Argument(metavar="[TASK]...", help="Parts of ids, or @last.")] = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="All failed tasks of --since, instead of named ones.")
+    ] = False,
+    after: SinceOption = None,
+    job: JobOption = None,
+    owner: OwnerOption = None,
+    tag: TagOption = None,
+) -> None:
+    """Run ended tasks again, as new tasks.
+
+    They have the same job, arguments and needs, and retry_of; the old ones stay as they are.
+    """
+    session = Session.of(context)
+    if failed == bool(tasks):
+        raise UsageError(
+            "name the tasks, or give --failed --since 1h" if not tasks else "TASK and --failed exclude each other"
+        )
+    if not failed:
+        _each(context, tasks or (), lambda session, task_id: _retried(session, task_id, session.client.retry(task_id)))
+        return
+    if after is None:
+        raise UsageError("--failed needs --since, such as --since 1h")
+    found = _failed(session, after, job, owner, tag)
+    for task in reversed(found):
+        put(_retried(session, task.id, session.client.retry(task.id)))
+    say(f"{len(found)} failed task{'' if len(found) == 1 else 's'} of the time since {moment(since('--since', after))}")
+
+
+def _failed(
+    session: Session, after: str, job: list[str] | None, owner: str | None, tag: list[str] | None
+) -> list[Task]:
+    """Failed tasks that no later task is a retry of: doing this twice does not double them."""
+    from slotsched.model import Status
+    from slotsched.store import TaskFilter
+
+    tasks = session.client.store.tasks
+    start, jobs = since("--since", after), tuple(job or ())
+    wanted = TaskFilter(
+        status=frozenset({Status.FAILED}),
+        jobs=jobs,
+        owner=owner,
+        tags=tuple(tag or ()),
+        since=start,
+        order="ended",
+    )
+    failed = tasks.find(wanted, limit=MOST_RETRIED)
+    later = tasks.find(TaskFilter(jobs=jobs, since=start), limit=MOST_RETRIED)
+    retried = {task.retry_of for task in later}
+    return [task for task in failed if task.id not in retried]
+
+
+def _retried(session: Session, old: str, handle: Handle) -> str:
+    session.remember(handle.id)
+    if not is_terminal(sys.stdout):
+        return handle.id
+    return f"task {short(handle.id)} queued, again what {short(old)} did"
+
+
+def why(context: typer.Context, task: TaskArgument) -> None:
+    """Say why a task does not run yet, or how it ended."""
+    session = Session.of(context)
+    put(plain(session.client.why(session.resolve(task))))
+
+
+def task_show(context: typer.Context, task: TaskArgument, output: OutputOption = Output.TABLE) -> None:
+    """Show everything about one task."""
+    session = Session.of(context)
+    found = session.client.get(session.resolve(task))
+    show_object(found.to_object(), output, identity=found.id, lines=lambda: _description(session, found))
+
+
+def _description(session: Session, task: Task) -> Iterator[str]:
+    from slotsched.cli.columns import progress, ran, waited
+    from slotsched.explain import why as explain
+    from slotsched.quantities import format_duration, format_size
+
+    moment_now = now()
+    needs = task.needs
+    resources = ", ".join(f"{units} {name}" for name, units in sorted(needs.resources.items()))
+    holds = [f"{needs.slots} slots", format_size(needs.memory) if needs.memory else "", resources, *needs.tags]
+    sentence = explain(task, session.client.fleet(), session.client.store.now())
+    yield from pairs(
+        [
+            ("Id", task.id),
+            ("Job", task.job),
+            ("Status", task.status.value),
+            ("Why", plain(sentence) if sentence != task.status.value else ""),
+            ("Arguments", "\n".join(f"{name}={plain(_shown(value))}" for name, value in task.args.items())),
+            ("Needs", ", ".join(part for part in holds if part)),
+            ("Max time", format_duration(task.max_time) if task.max_time else ""),
+            ("Priority", f"{task.priority:g}" if task.priority else ""),
+            ("Enqueued", f"{moment(task.created_at)} ({ago(task.created_at, moment_now)}) by {task.owner or '-'}"),
+            ("Due", moment(task.due_at)),
+            ("Started", moment(task.started_at) + f", waited {waited(task, moment_now)}" if task.started_at else ""),
+            ("Ended", moment(task.ended_at) + f", ran {ran(task, moment_now)}" if task.ended_at else ""),
+            ("Instance", task.instance.name if task.instance else ""),
+            ("Progress", plain(progress(task.progress)) if task.progress else ""),
+            ("Result", compact(task.result) if task.result is not None else ""),
+            ("Trigger", task.trigger if task.trigger != "manual" else ""),
+            ("Tags", ", ".join(task.tags)),
+            ("Key", plain(task.key or "")),
+            ("Retry of", short(task.retry_of) if task.retry_of else ""),
+            ("Retries", f"{task.retry.limit}, on {', '.join(task.retry.on)}" if task.retry.limit else ""),
+            ("Attempts", "\n".join(_attempt(attempt) for attempt in task.attempts)),
+        ]
+    )
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else compact(value)
+
+
+def _attempt(attempt: Attempt) -> str:
+    from slotsched.quantities import format_duration, format_size
+
+    parts = [f"{attempt.number}  {attempt.instance.name}  {moment(attempt.started_at)}"]
+    if attempt.ended_at is not None:
+        ran = format_duration((attempt.ended_at - attempt.started_at).total_seconds())
+        code = f" {attempt.exit_code}" if attempt.exit_code is not None else ""
+        parts.append(f"{ran}  {attempt.reason or '-'}{code}")
+    if attempt.cpu_seconds is not None:
+        parts.append(f"cpu {format_duration(attempt.cpu_seconds)}")
+    if attempt.peak_memory:
+        parts.append(f"peak {format_size(attempt.peak_memory)}")
+    if attempt.log is not None:
+        kept = f"{attempt.log.store.rstrip('/')}/{attempt.log.key}" if attempt.log.uploaded else "not uploaded yet"
+        parts.append(f"log {format_size(attempt.log.bytes)}, {kept}" if attempt.log.uploaded else f"log {kept}")
+    if attempt.message:
+        parts.append(plain(attempt.message))
+    return "  ".join(parts)

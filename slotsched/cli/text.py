@@ -1,0 +1,101 @@
+"""Words and numbers as people read them: times, short ids, widths. Nothing here knows a command."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+import unicodedata
+from typing import Any
+
+from slotsched.quantities import format_duration
+
+SHORT_ID = 8  # the last ones: an ObjectId begins with its second
+_CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?")
+
+
+def short(task_id: str) -> str:
+    """What is shown of an id on a terminal."""
+    return task_id[-SHORT_ID:]
+
+
+def moment(value: dt.datetime | None) -> str:
+    """`2026-11-21 03:15:00 CET` in this machine's zone, `-` for none."""
+    if value is None:
+        return "-"
+    here = value.astimezone()
+    return f"{here:%Y-%m-%d %H:%M:%S} {here.tzname() or here.strftime('%z')}"
+
+
+def ago(value: dt.datetime, now: dt.datetime) -> str:
+    """`42s ago`, `in 5m00s`."""
+    seconds = (now - value).total_seconds()
+    return f"{format_duration(seconds)} ago" if seconds >= 0 else f"in {format_duration(-seconds)}"
+
+
+def parse_moment(text: str, now: dt.datetime) -> dt.datetime:
+    """An aware time of `2026-11-21T03:15[:00][+01:00|Z]`, a date, or `03:15` (the next one). ValueError otherwise.
+
+    Without a zone it is this machine's local time. now: aware.
+    """
+    clock = _CLOCK.fullmatch(text.strip())
+    if clock:
+        return _next_clock(int(clock[1]), int(clock[2]), int(clock[3] or 0), text, now)
+    try:
+        parsed = dt.datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise ValueError(f'"{text}" is not a time such as 03:15, 2026-11-21T03:15 or 2026-11-21T03:15Z') from None
+    return parsed.astimezone()  # naive: taken as local
+
+
+def _next_clock(hour: int, minute: int, second: int, text: str, now: dt.datetime) -> dt.datetime:
+    if hour > 23 or minute > 59 or second > 59:
+        raise ValueError(f'"{text}" is not a time of day')
+    here = now.astimezone()
+    for days in (0, 1):
+        wall = dt.datetime.combine(here.date() + dt.timedelta(days), dt.time(hour, minute, second))
+        candidate = wall.astimezone()
+        if candidate > here:
+            return candidate
+    raise AssertionError("tomorrow's time is always ahead")
+
+
+def plain(text: Any) -> str:
+    """One line without control sequences, fit for a table cell or a message."""
+    from slotsched.loglines import plain as without_controls
+
+    value = str(text)
+    if value.isascii() and value.isprintable():
+        return value.strip()
+    return " ".join(without_controls(value).split())
+
+
+def width(text: str) -> int:
+    """Terminal cells `text` takes: wide characters two, combining ones none."""
+    if text.isascii():
+        return len(text)
+    return sum(_cells(character) for character in text)
+
+
+def _cells(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def cut(text: str, cells: int) -> str:
+    """`text` in at most `cells` terminal cells, ending in `…` where something was cut."""
+    if width(text) <= cells:
+        return text
+    kept, used = [], 0
+    for character in text:
+        used += _cells(character)
+        if used > cells - 1:
+            break
+        kept.append(character)
+    return "".join(kept).rstrip() + "…"
+
+
+def compact(value: Any) -> str:
+    """JSON on one line with everything readable kept readable."""
+    return json.dumps(value, ensure_ascii=False, separators=(", ", ": "), default=str)

@@ -1,0 +1,66 @@
+"""What this machine offers: processors and memory this process may use, and which boot this is."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from pathlib import Path
+
+_CGROUP_ROOT = Path("/sys/fs/cgroup")
+
+
+def boot_id() -> str:
+    """The kernel's id of this boot; pids and CLOCK_BOOTTIME values mean something only within one."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def host_name() -> str:
+    return socket.gethostname()
+
+
+def usable_cpus() -> int:
+    """CPUs this process may use: its affinity, lowered by a cgroup quota (v2 or v1), at least 1."""
+    allowed = len(os.sched_getaffinity(0))
+    quota = _cgroup_cpus()
+    return max(1, min(allowed, math.ceil(quota))) if quota is not None else allowed
+
+
+def usable_memory() -> int:
+    """Bytes of memory this process may use: the machine's, lowered by a cgroup limit."""
+    import psutil
+
+    total: int = psutil.virtual_memory().total
+    limits = [_read_number(path) for path in _cgroup_files("memory.max", "memory/memory.limit_in_bytes")]
+    return min([total, *(limit for limit in limits if limit)])
+
+
+def _cgroup_cpus() -> float | None:
+    for path in _cgroup_files("cpu.max"):
+        quota, _, period = _read(path).partition(" ")
+        if quota.isdigit() and period.strip().isdigit():
+            return int(quota) / int(period)
+    for path in _cgroup_files("cpu/cpu.cfs_quota_us"):
+        quota_us, period_us = _read_number(path), _read_number(path.with_name("cpu.cfs_period_us"))
+        if quota_us and period_us:
+            return quota_us / period_us
+    return None
+
+
+def _cgroup_files(*names: str) -> list[Path]:
+    """The named files in this process's own cgroup (v2) and at the root a container sees."""
+    own = next((line[3:] for line in _read(Path("/proc/self/cgroup")).splitlines() if line.startswith("0::")), "/")
+    folders = (_CGROUP_ROOT, _CGROUP_ROOT / own.lstrip("/"))
+    return [path for folder in dict.fromkeys(folders) for name in names if (path := folder / name).is_file()]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _read_number(path: Path) -> int | None:
+    text = _read(path)
+    return int(text) if text.isdigit() else None

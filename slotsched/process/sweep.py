@@ -1,0 +1,113 @@
+"""Closing an attempt whose supervisor was killed: end what it may have left, and say how it ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from slotsched import contract
+from slotsched.process import cgroups, procfs
+from slotsched.process.agenda import boottime
+from slotsched.process.containment import NAMESPACES
+from slotsched.process.files import boot_id
+from slotsched.process.logfile import repair
+from slotsched.process.rundir import lock_holder, start_facts
+from slotsched.process.spec import read_spec
+from slotsched.process.status import Ending
+
+_PAUSE_SECONDS = 0.01
+
+
+class StillSupervised(Exception):
+    """Raised when the attempt to be swept has a living supervisor."""
+
+
+def sweep_tree(run_dir: Path, within: float = 2.0) -> bool:
+    """End what a killed supervisor left of the attempt in `run_dir`, within about so many seconds.
+
+    In a PID namespace nothing is left. In a cgroup the group is killed. Otherwise every process of this boot, not
+    older than the attempt, that carries the attempt's task id and fence in the environment it was exec'd with is
+    killed by pidfd, again and again until none is found; one that cleared its environment is missed. Returns False
+    when something is still alive after that time; call again then.
+
+    Raises:
+        StillSupervised: a supervisor holds the run directory.
+    """
+    if lock_holder(run_dir) is not None:
+        raise StillSupervised(f"{run_dir} has a living supervisor")
+    facts = start_facts(run_dir)
+    if facts.get("boot_id") != boot_id() or facts.get("containment") in NAMESPACES:
+        return True
+    end = boottime() + within
+    while _sweep_once(run_dir, facts):
+        if boottime() >= end:
+            return False
+        time.sleep(_PAUSE_SECONDS)
+    return True
+
+
+def _sweep_once(run_dir: Path, facts: dict[str, object]) -> bool:
+    """One pass; True when there was something to kill."""
+    found = False
+    group = facts.get("cgroup")
+    if isinstance(group, str):
+        found = cgroups.is_populated(Path(group))
+        cgroups.kill(Path(group))
+        if not found:
+            cgroups.remove(Path(group))
+    started = facts.get("started")
+    oldest = int(started * procfs.TICKS_PER_SECOND) - 1 if isinstance(started, float) else 0
+    for process in _marked(_marks(run_dir), oldest):
+        found = True
+        procfs.send(process, signal.SIGKILL)
+    return found
+
+
+def _marks(run_dir: Path) -> set[bytes]:
+    """The environment strings that only this attempt's processes have; empty when it has none."""
+    try:
+        env = read_spec(run_dir).env
+    except (OSError, ValueError):
+        return set()
+    names = (contract.ENV_ID, contract.ENV_FENCE)
+    if any(not env.get(name) for name in names):
+        return set()
+    return {os.fsencode(f"{name}={env[name]}") for name in names}
+
+
+def _marked(marks: set[bytes], oldest: int) -> list[procfs.Stat]:
+    """Living processes with all `marks` that started at tick `oldest` or later."""
+    found = []
+    for pid in procfs.pids() if marks else ():
+        process = procfs.stat(pid)
+        if process is None or process.state in "ZX" or process.start_ticks < oldest or pid == os.getpid():
+            continue
+        # The start ticks go with the process to the kill: they are read before the environment, so a pid that is
+        # reused in between is told apart there.
+        if marks <= procfs.environment(pid):
+            found.append(process)
+    return found
+
+
+def abandoned_ending(run_dir: Path) -> Ending:
+    """How an attempt ended whose supervisor was killed: "lost". Call it once `sweep_tree` has returned True.
+
+    The log is cut back to its last whole line.
+    """
+    facts = start_facts(run_dir)
+    started = facts.get("started")
+    return Ending(
+        cause="lost",
+        exit_code=None,
+        signal=None,
+        message="its supervisor was killed",
+        cpu_seconds=0.0,
+        peak_memory=0,
+        started=started if isinstance(started, float) else None,
+        ended=boottime(),
+        boot_id=boot_id(),
+        log_bytes=repair(run_dir / contract.RUN_LOG),
+        log_truncated=False,
+    )

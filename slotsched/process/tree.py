@@ -1,0 +1,137 @@
+"""The process tree of one attempt, seen by its supervisor: how to kill all of it and know that it is empty."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from slotsched.process import cgroups, procfs
+
+_PAUSE_SECONDS = (0.0005, 0.05)  # between two kills of a tree that is not empty yet: from, up to
+
+Reaped = list[tuple[int, int]]  # (pid, wait status)
+
+
+def reap() -> tuple[Reaped, bool]:
+    """Collect the children that have ended. Returns them, and whether any child is left."""
+    ended: Reaped = []
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended, False
+        if pid == 0:
+            return ended, True
+        ended.append((pid, status))
+
+
+class Tree:
+    """Descendants of a subreaper: killed from the top down again and again, until no child is left to wait for."""
+
+    def enter(self) -> None:
+        """Called in the child before it becomes the script."""
+
+    def members(self) -> Iterable[int]:
+        """The pids in the tree at this moment."""
+        return [each.pid for each in procfs.descendants(os.getpid())]
+
+    def kill(self) -> None:
+        """SIGKILL to everything that is in the tree. A process forked meanwhile may escape this one call."""
+        seen = procfs.descendants(os.getpid())
+        # Stopped parents fork no more: without this pass a tree that re-forks fast enough could win the race.
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for each in seen:
+                if each.state != "Z":
+                    procfs.send(each, number)
+
+    def end(self) -> Reaped:
+        """Kill until empty. Returns what was reaped; when this returns, nothing of the tree is left.
+
+        A process that cannot be killed (uninterruptible I/O) keeps this waiting, and its slots taken: rightly so.
+        """
+        ended: Reaped = []
+        pause, longest = _PAUSE_SECONDS
+        while True:
+            more, left = reap()
+            ended += more
+            if not left:
+                return ended
+            self.kill()
+            more, left = reap()
+            ended += more
+            if not left:
+                return ended
+            time.sleep(pause)
+            pause = min(2 * pause, longest)
+
+    def close(self) -> None:
+        """Give back what the tree needed from the system."""
+
+
+class NamespaceTree(Tree):
+    """Everything in the PID namespace whose process 1 is the supervisor: one call kills all, forks included."""
+
+    def members(self) -> Iterable[int]:
+        return (pid for pid in procfs.pids() if pid != 1)
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(-1, signal.SIGKILL)
+
+
+class CgroupTree(Tree):
+    """Everything in one cgroup v2 group. The subreaper's walk stays as the way to see that it is empty."""
+
+    def __init__(self, group: Path) -> None:
+        self.group = group
+        group.mkdir(exist_ok=True)
+
+    def enter(self) -> None:
+        cgroups.enter(self.group)
+
+    def members(self) -> Iterable[int]:
+        return cgroups.members(self.group)
+
+    def kill(self) -> None:
+        cgroups.kill(self.group)
+
+    def close(self) -> None:
+        cgroups.remove(self.group)
+
+
+class LimitedTree(Tree):
+    """Another tree whose memory the kernel limits too, by a group of the memory controller."""
+
+    def __init__(self, inner: Tree, group: Path, limit: int) -> None:
+        self._inner = inner
+        self._group = group
+        group.mkdir(exist_ok=True)
+        cgroups.limit_memory(group, limit)
+
+    def enter(self) -> None:
+        self._inner.enter()
+        cgroups.enter(self._group)
+
+    def members(self) -> Iterable[int]:
+        return self._inner.members()
+
+    def kill(self) -> None:
+        self._inner.kill()
+
+    def out_of_memory(self) -> bool:
+        """The kernel killed something of the tree for its memory."""
+        return cgroups.out_of_memory(self._group)
+
+    def close(self) -> None:
+        self._inner.close()
+        cgroups.remove(self._group)
+
+
+def is_gone(error: OSError) -> bool:
+    """The process or group an operation was meant for no longer exists."""
+    return error.errno in (errno.ESRCH, errno.ENOENT, errno.ENODEV)

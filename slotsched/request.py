@@ -1,0 +1,135 @@
+"""A checked request for a task out of a job, its arguments and the options of `enqueue`: pure.
+
+Programs, the command line and JSON lines all come through here, so that all are refused in the same words.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+import getpass
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from slotsched.errors import UsageError
+from slotsched.model import Job, TaskRequest
+from slotsched.quantities import parse_duration, parse_size
+
+OPTIONS = frozenset(
+    {"at", "in_", "slots", "memory", "max_time", "priority", "retries", "key", "tags", "owner", "trigger"}
+)
+
+
+def user_name() -> str:
+    """This user's name; the number where the machine has no name for it (containers)."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
+def refuse_unknown(options: Mapping[str, Any]) -> None:
+    for name in options:
+        if name not in OPTIONS:
+            near = difflib.get_close_matches(name, OPTIONS, n=1)
+            hint = f', did you mean "{near[0]}"?' if near else f" (known: {', '.join(sorted(OPTIONS))})"
+            raise UsageError(f'unknown key "{name}"{hint}')
+
+
+def build_request(
+    job: Job,
+    args: Mapping[str, Any],
+    *,
+    at: dt.datetime | str | None = None,
+    in_: float | str | dt.timedelta | None = None,
+    slots: int | None = None,
+    memory: int | str | None = None,
+    max_time: float | str | None = None,
+    priority: float | None = None,
+    retries: int | None = None,
+    key: str | None = None,
+    tags: Sequence[str] = (),
+    owner: str | None = None,
+    trigger: str = "manual",
+) -> TaskRequest:
+    if at is not None and in_ is not None:
+        raise UsageError("at and in exclude each other")
+    facts = job.facts
+    needs = facts.needs
+    if slots is not None:
+        needs = replace(needs, slots=_whole("slots", slots, least=1))
+    if memory is not None:
+        needs = replace(needs, memory=_parsed("memory", parse_size, memory))
+    policy = facts.retry
+    if retries is not None:
+        policy = replace(policy, limit=_whole("retries", retries, least=0))
+    return TaskRequest(
+        job=job.name,
+        args=args,
+        needs=needs,
+        priority=facts.priority if priority is None else _number("priority", priority),
+        due_at=None if at is None else _moment(at),
+        due_in=None if in_ is None else _seconds("in", in_),
+        retry=policy,
+        max_time=None if max_time is None else _positive("max_time", _seconds("max_time", max_time)),
+        trigger=trigger,
+        owner=owner or user_name(),
+        tags=tuple(dict.fromkeys([*facts.tags, *_tags(tags)])),
+        key=None if key is None else _key(key),
+        keep=facts.keep,
+    )
+
+
+def _whole(name: str, value: Any, *, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least or value >= 2**31:
+        raise UsageError(f"{name}: {value!r} is not a whole number of at least {least}")
+    return value
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e6:
+        raise UsageError(f"{name}: {value!r} is not a number between -1000000 and 1000000")
+    return value
+
+
+def _positive(name: str, seconds: float) -> float:
+    if seconds <= 0:
+        raise UsageError(f"{name}: must be more than 0; no task runs without limit")
+    return seconds
+
+
+def _seconds(name: str, value: Any) -> float:
+    if isinstance(value, dt.timedelta):
+        value = value.total_seconds()
+    seconds: float = _parsed(name, parse_duration, value)
+    return seconds
+
+
+def _parsed(name: str, parse: Callable[[Any], Any], value: Any) -> Any:
+    try:
+        return parse(value)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UsageError(f"{name}: {error}") from None
+
+
+def _moment(value: Any) -> dt.datetime:
+    if isinstance(value, str):
+        value = _parsed("at", dt.datetime.fromisoformat, value)
+    if not isinstance(value, dt.datetime) or value.tzinfo is None:
+        raise UsageError(f'at: "{value}" is no time with a zone, such as 2026-11-21T03:15:00Z')
+    return value
+
+
+def _tags(tags: Any) -> tuple[str, ...]:
+    items = [tags] if isinstance(tags, str) else tags
+    if not isinstance(items, (list, tuple, set, frozenset)) or not all(isinstance(tag, str) and tag for tag in items):
+        raise UsageError(f"tags: {tags!r} is not a list of words")
+    return tuple(items)
+
+
+def _key(key: Any) -> str:
+    if not isinstance(key, str) or not key or len(key) > 500 or "\0" in key:
+        raise UsageError("key: must be a text of 1 to 500 characters")
+    return key

@@ -1,0 +1,105 @@
+"""One instance: the scheduler on one state directory. `run` is what `slotsched scheduler run` calls."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from slotsched import logs
+from slotsched.archive import Archive, open_archive
+from slotsched.catalog import Folder
+from slotsched.clock import SystemClock
+from slotsched.ledger import Ledger
+from slotsched.machine import boot_id, usable_cpus, usable_memory
+from slotsched.model import Capacity
+from slotsched.process import DeadlineFile, Launcher
+from slotsched.scheduler.engine import Engine
+from slotsched.scheduler.inbox import Inbox
+from slotsched.scheduler.loop import Ended, Loop
+from slotsched.scheduler.statedir import Identity, StateDirectory
+from slotsched.settings import Settings
+from slotsched.store import Store, connect
+
+STORE_TIMEOUT_SHARE = 1 / 6  # of the lease: a call that hangs must not freeze the loop for long
+
+
+def run(settings: Settings, *, once: bool = False) -> int:
+    """Run an instance in the foreground until it has drained; returns the exit code.
+
+    Raises AlreadyRunning when the state directory is in use, and StoreUnsuitable when the store answers but cannot be
+    used. A store that does not answer is waited for.
+    """
+    logs.configure(level=settings.log_level)
+    log = logs.get_logger(instance=settings.name)
+    state = StateDirectory(settings.state_dir)
+    state.lock()
+    store = open_store(settings, timeout=min(settings.store_timeout, settings.lease * STORE_TIMEOUT_SHARE))
+    engine = assemble(settings, state, store, log)
+    ended = Loop(engine, once=once).run()
+    if ended is Ended.REPLACE:
+        state.hand_over_lock()
+        replace_program()
+    store.close()
+    state.unlock()
+    return 0
+
+
+def open_store(settings: Settings, *, timeout: float | None = None) -> Store:
+    """The store that the settings name. Connects lazily."""
+    return connect(
+        settings.mongodb_uri,
+        settings.database,
+        timeout=settings.store_timeout if timeout is None else timeout,
+        tls_ca=str(settings.tls_ca) if settings.tls_ca else None,
+        tls_cert=str(settings.tls_cert) if settings.tls_cert else None,
+        tls_key=str(settings.tls_key) if settings.tls_key else None,
+    )
+
+
+def archive_of(settings: Settings) -> Archive:
+    """The log store that the settings name."""
+    return open_archive(
+        settings.log_store,
+        endpoint=settings.s3_endpoint,
+        region=settings.s3_region,
+        checksums=settings.s3_checksums,
+        path_style=settings.s3_path_style,
+        encryption=settings.s3_encryption,
+    )
+
+
+def capacity_of(settings: Settings) -> Capacity:
+    """What this instance offers: settings first, else what this process may use of the machine."""
+    return Capacity(
+        slots=settings.slots or usable_cpus(),
+        memory=settings.memory or usable_memory(),
+        resources=settings.resources,
+        tags=settings.tags,
+    )
+
+
+def assemble(settings: Settings, state: StateDirectory, store: Store, log: Any) -> Engine:
+    """The parts of an instance, before it is anybody in the store."""
+    folder = Folder(settings.jobs_dir)
+    nobody = Identity.fresh(boot_id())
+    return Engine(
+        settings=settings,
+        clock=SystemClock(),
+        log=log,
+        store=store,
+        archive=archive_of(settings),
+        state=state,
+        identity=nobody,
+        deadline=DeadlineFile.create(state.deadline_file("none"), settings.lease),
+        launcher=Launcher(state.path, settings.containment),
+        folder=folder,
+        scan=folder.scan(),
+        ledger=Ledger(capacity_of(settings)),
+        inbox=Inbox(),
+    )
+
+
+def replace_program() -> None:
+    """Exec the same command again: the code that is installed now, under the same pid."""
+    os.execv(sys.executable, [sys.executable, "-m", "slotsched", *sys.argv[1:]])  # noqa: S606  no shell is wanted

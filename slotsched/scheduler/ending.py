@@ -1,0 +1,131 @@
+"""From a dead process tree to a terminal task: read how it ended, free the slots, tell the store, hand over the log."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+from slotsched import contract
+from slotsched.errors import InvalidDocument
+from slotsched.execution import read_progress, read_result, read_state_out
+from slotsched.machine import boot_id
+from slotsched.model import Outcome, Reason, RetryPolicy
+from slotsched.process import Ending, abandoned_ending, forbid_start, read_ending, sweep_tree
+from slotsched.scheduler.engine import Engine
+from slotsched.scheduler.run import Run
+
+_CAUSES = {
+    "signal": Reason.SIGNAL,
+    "timeout": Reason.TIMEOUT,
+    "memory": Reason.MEMORY,
+    "lost": Reason.LOST,
+    "shutdown": Reason.SHUTDOWN,
+    "canceled": Reason.CANCELED,
+    "not_started": Reason.NOT_STARTED,
+}
+
+
+class Finisher:
+    """`collect` when a supervisor has ended; `run_once` tells the store of every end it does not know yet."""
+
+    def __init__(self, engine: Engine, on_settled: Callable[[Run], None]) -> None:
+        self._engine = engine
+        self._on_settled = on_settled
+
+    def collect(self, run: Run) -> None:
+        """The run's supervisor is gone: its slots are free now, whatever the store says later (G3)."""
+        engine = self._engine
+        ending = read_ending(run.directory)
+        if ending is None and forbid_start(run.directory):
+            run.end_unstarted()
+            engine.ledger.give_back(run.id)
+            engine.log.warning("its supervisor ended before the script began; releasing it", task=run.record.task_id)
+            return
+        if ending is None:
+            sweep_tree(run.directory)
+            ending = abandoned_ending(run.directory)
+        run.end(outcome_of(run, ending, engine.now()), engine.now())
+        engine.ledger.give_back(run.id)
+        assert run.outcome is not None
+        engine.log.info(
+            "ended", task=run.record.task_id, job=run.record.job, reason=run.outcome.reason, code=run.outcome.exit_code
+        )
+
+    def run_once(self) -> int:
+        """Send every unrecorded end; returns how many the store has taken. Raises StoreUnreachable."""
+        ended = self._engine.roster.ended()
+        for run in ended:
+            self._record(run)
+        return len(ended)
+
+    def _record(self, run: Run) -> None:
+        if run.outcome is None:
+            self._engine.store.queue.release(run.record.task_id, run.record.token)
+            self._engine.state.remove_run(run.directory)
+            self._engine.roster.remove(run)
+            return
+        engine, record = self._engine, run.record
+        outcome = run.outcome_now(engine.now())
+        has_log = run.directory.is_dir()
+        log = replace(record.log, bytes=outcome.log_bytes, truncated=outcome.log_truncated) if has_log else None
+        retry_in = retry_delay(record.retry, record.attempt, outcome)
+        if not run.disowned:
+            try:
+                status = engine.store.queue.finish(
+                    record.task_id, record.token, outcome, hash=record.hash, log=log, retry_in=retry_in
+                )
+            except InvalidDocument as error:
+                # Repeating cannot help: record the end without what the server refuses (a result too large).
+                reduced = replace(outcome, result=None, state=None, reason=Reason.INVALID, message=str(error))
+                status = engine.store.queue.finish(
+                    record.task_id, record.token, reduced, hash=record.hash, log=log, retry_in=None
+                )
+            if status is None:
+                engine.log.warning(
+                    "the store no longer shows this run as ours; its result is dropped", task=record.task_id
+                )
+        engine.roster.remove(run)
+        self._on_settled(run)
+
+
+def outcome_of(run: Run, ending: Ending, now: float) -> Outcome:
+    """What the supervisor saw, and what the script left in its files, as the store takes it."""
+    io = run.directory / contract.RUN_IO
+    reason = _reason(ending)
+    result, complaint = read_result(io)
+    return Outcome(
+        reason=reason,
+        exit_code=ending.exit_code,
+        signal=ending.signal,
+        message=ending.message or complaint,
+        cpu_seconds=ending.cpu_seconds,
+        peak_memory=ending.peak_memory,
+        ago=max(0.0, now - ending.ended) if ending.boot_id == boot_id() else 0.0,
+        result=result,
+        state=read_state_out(io),
+        progress=read_progress(io),
+        log_bytes=ending.log_bytes,
+        log_truncated=ending.log_truncated,
+    )
+
+
+def _reason(ending: Ending) -> Reason:
+    if ending.cause == "exit":
+        return Reason.CANCELED_BY_JOB if ending.exit_code == contract.SCRIPT_CANCELED else Reason.EXIT
+    return _CAUSES[ending.cause]
+
+
+def retry_delay(
+    policy: RetryPolicy, attempt: int, outcome: Outcome, chance: Callable[[], float] = random.random
+) -> float | None:
+    """Seconds until the next attempt, or None when there is none: success, attempts used up, a reason not retried.
+
+    Exponential delays double from the first and are capped; chance spreads them by a quarter both ways, so that
+    tasks that failed together do not come back together. `chance` gives a number in [0, 1).
+    """
+    succeeded = outcome.reason is Reason.EXIT and outcome.exit_code == contract.SCRIPT_COMPLETED
+    if succeeded or attempt > policy.limit or outcome.reason.value not in policy.on:
+        return None
+    delay = policy.delay * 2 ** min(attempt - 1, 30) if policy.exponential else policy.delay
+    return min(policy.cap, delay) * (0.75 + 0.5 * chance())

@@ -1,0 +1,305 @@
+"""The control loop of one instance: a selector over exits, wake-ups and timers, and the duties' timetable.
+
+Plain and synchronous on purpose: the loop owns all scheduling state, so nothing in it needs a lock. What is slow
+(uploads, tails, the change stream, renewals) is on named threads that post to its inbox.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import selectors
+import signal
+from enum import Enum
+
+from slotsched.errors import StoreUnreachable
+from slotsched.scheduler.claiming import Claimer
+from slotsched.scheduler.draining import Drain
+from slotsched.scheduler.duty import Duty, Timetable
+from slotsched.scheduler.ending import Finisher
+from slotsched.scheduler.engine import Engine
+from slotsched.scheduler.inbox import Fenced, Message, Renewed, Scheduled, Signaled, StreamDown, Touched, Work
+from slotsched.scheduler.leasing import RENEWALS_PER_LEASE, LeaseKeeper
+from slotsched.scheduler.pruning import Pruner
+from slotsched.scheduler.publishing import Publisher
+from slotsched.scheduler.recovery import Recovery
+from slotsched.scheduler.rescuing import Rescuer
+from slotsched.scheduler.starting import Starter
+from slotsched.scheduler.supervision import Supervision
+from slotsched.scheduler.sweeping import Sweeper
+from slotsched.scheduler.tailing import Tailer
+from slotsched.scheduler.uploading import Uploader
+from slotsched.scheduler.watching import Watcher
+
+POLL_SECONDS = 1.0
+RESCAN_SECONDS = 2.0
+PRUNE_SECONDS = 3600.0
+UPLOAD_PATIENCE_SECONDS = 30.0  # at the end of a drain; what is not up by then stays in the spool
+LONGEST_SLEEP_SECONDS = 1.0  # the loop's own pulse: the lease and the supervisors live by it
+
+
+class Ended(Enum):
+    """How a loop came to its end."""
+
+    DRAINED = "drained"
+    REPLACE = "replace"  # the program is to be replaced in place; running tasks go on
+
+
+class Loop:
+    """One instance from its registration to its end."""
+
+    def __init__(self, engine: Engine, *, once: bool = False) -> None:
+        self._engine = engine
+        self._once = once
+        self._selector = selectors.DefaultSelector()
+        self._uploader = Uploader(engine)
+        self._tailer = Tailer(engine)
+        self._watcher = Watcher(engine)
+        self._starter = Starter(engine)
+        self._finisher = Finisher(engine, on_settled=self._uploader.add)
+        self._supervision = Supervision(
+            engine,
+            self._selector,
+            self._starter,
+            self._finisher,
+            on_running=self._tailer.track,
+            on_ended=self._slots_freed,
+        )
+        self._claimer = Claimer(engine, self._starter)
+        self._publisher = Publisher(engine)
+        self._rescuer = Rescuer(engine, POLL_SECONDS)
+        self._recovery = Recovery(engine, adopt=self._supervision.adopt)
+        self._lease: LeaseKeeper | None = None
+        self._replace = False
+        self._drain = Drain(engine)
+        self._idle_passes = 0
+        self._make_timetable()
+
+    def _make_timetable(self) -> None:
+        renewal = self._engine.settings.lease / RENEWALS_PER_LEASE
+        self._finish = Duty("finish", self._finisher.run_once, POLL_SECONDS)
+        self._sweep = Duty("sweep", Sweeper(self._engine).run_once, renewal)
+        self._publish = Duty("publish", self._run_publish, RESCAN_SECONDS)
+        self._lanes = Duty("lanes", self._claimer.refresh_lanes, POLL_SECONDS)
+        self._claim = Duty("claim", self._run_claim, POLL_SECONDS)
+        self._rescue = Duty("rescue", self._run_rescue, POLL_SECONDS)
+        self._register = Duty("register", self._run_register, POLL_SECONDS)
+        self._launches = Duty("launches", self._supervision.run_once, POLL_SECONDS, needs_store=False)
+        # A random first time, so that instances started together do not prune together.
+        first_prune = self._engine.now() + PRUNE_SECONDS * random.random()
+        prune = Duty("prune", Pruner(self._engine).run_once, PRUNE_SECONDS, next_at=first_prune)
+        self._timetable = Timetable(
+            self._engine,
+            [
+                self._register,
+                self._finish,
+                self._sweep,
+                self._publish,
+                self._lanes,
+                self._claim,
+                self._rescue,
+                self._launches,
+                prune,
+            ],
+        )
+
+    # --- life ----------------------------------------------------------------------------------------
+
+    def run(self) -> Ended:
+        """Recover or register, then turn until drained or asked to be replaced."""
+        self._watch_signals()
+        self._selector.register(self._engine.inbox, selectors.EVENT_READ, lambda: None)
+        self._supervision.start_spawner()
+        if not self._recover():
+            return Ended.DRAINED
+        self._uploader.start()
+        self._tailer.start()
+        self._watcher.start()
+        while not self._done():
+            self._turn()
+        return self._end()
+
+    def _recover(self) -> bool:
+        """Until the store answers; False when a signal asked to stop before that."""
+        engine = self._engine
+        while not engine.draining:
+            try:
+                recovered = self._recovery.run_once()
+            except StoreUnreachable as error:
+                engine.log.warning("waiting for the store", why=str(error))
+                engine.tick()
+                self._select(POLL_SECONDS)
+                self._read_inbox()
+                continue
+            self._begin_lease(recovered.nonce)
+            engine.log.info(
+                "up",
+                id=engine.identity.id,
+                slots=engine.ledger.capacity.slots,
+                resumed=recovered.resumed,
+                adopted=recovered.adopted,
+            )
+            return True
+        return False
+
+    def _begin_lease(self, nonce: str) -> None:
+        if self._lease is not None:
+            self._lease.stop()
+        self._lease = LeaseKeeper(self._engine, nonce)
+        self._lease.start()
+
+    def _turn(self) -> None:
+        engine = self._engine
+        engine.tick()
+        self._select(min(LONGEST_SLEEP_SECONDS, self._timetable.seconds_to_next(engine.now())))
+        self._read_inbox()
+        engine.tick()
+        self._timetable.run_due()
+        self._drain.advance()
+
+    def _select(self, seconds: float) -> None:
+        for key, _ in self._selector.select(seconds):
+            try:
+                key.data()
+            except Exception:  # one odd run directory must not stop the instance; the launches duty looks again
+                self._engine.log.exception("an event could not be handled")
+
+    def _done(self) -> bool:
+        return self._replace or self._drain.over()
+
+    def _end(self) -> Ended:
+        """Leave nothing behind but what a next start can pick up."""
+        engine = self._engine
+        self._watcher.stop()
+        self._tailer.stop()
+        if self._replace:
+            engine.launcher.close()
+            return Ended.REPLACE
+        if not self._drain.forced and self._uploader.pending:
+            engine.log.info("waiting for uploads", pending=self._uploader.pending)
+            self._uploader.wait_until_empty(UPLOAD_PATIENCE_SECONDS)
+        assert self._lease is not None
+        self._lease.stop()
+        self._sign_off()
+        engine.launcher.close()
+        engine.log.info("ended", uploads_left=self._uploader.pending)
+        return Ended.DRAINED
+
+    def _sign_off(self) -> None:
+        """Leave the fleet, unless something is owned still: then a next start resumes this identity."""
+        engine = self._engine
+        if not self._drain.clean():
+            engine.log.warning("some ends are not recorded yet; the next start on this state directory records them")
+            return
+        try:
+            engine.store.instances.retire(engine.identity.id)
+        except StoreUnreachable as error:
+            engine.log.warning("could not sign off; the others will see the lease end", why=str(error))
+        engine.state.forget_identity()
+
+    # --- what comes in -------------------------------------------------------------------------------
+
+    def _read_inbox(self) -> None:
+        for message in self._engine.inbox.drain():
+            self._handle(message)
+
+    def _handle(self, message: Message) -> None:
+        match message:
+            case Work(lane):
+                if lane is None:
+                    self._lanes.wake()
+                else:
+                    self._claimer.add_lane(lane)
+                self._claim.wake()
+            case Scheduled():
+                self._claim.wake()
+            case Touched():
+                self._sweep.wake()
+            case StreamDown():
+                self._engine.log.debug("polling only, until the change stream is back")
+            case Renewed():
+                self._renewed(message)
+            case Fenced(instance_id):
+                self._fenced(instance_id)
+            case Signaled(number):
+                self._signaled(number)
+
+    def _renewed(self, message: Renewed) -> None:
+        engine, instance = self._engine, message.instance
+        engine.server_offset = instance.renewed_at.timestamp() - message.sent
+        if not engine.health.up:
+            engine.log.info("the store answers again")
+            engine.health.answered()
+            self._timetable.wake_all()
+        if engine.paused != instance.draining and not engine.draining:
+            engine.paused = instance.draining
+            self._claim.wake()
+        wanted = instance.slots_wanted
+        if wanted is not None and wanted != engine.ledger.capacity.slots:
+            engine.ledger.resize(wanted)
+            engine.log.info("slots changed", slots=wanted)
+            self._claim.wake()
+
+    def _fenced(self, instance_id: str) -> None:
+        """Others declared this instance dead: whatever runs here is no longer ours. Begin anew under another id."""
+        engine = self._engine
+        if instance_id != engine.identity.id:
+            return
+        engine.log.error("declared dead by another instance; ending all runs and beginning anew", id=instance_id)
+        for run in engine.roster:
+            run.disowned = True
+            engine.order_end(run, "lost", kill=True)
+        engine.fenced = True
+        self._register.wake()
+
+    def _run_register(self) -> None:
+        if not self._engine.fenced:
+            return
+        nonce = secrets.token_hex(8)
+        self._recovery.begin_anew(nonce)
+        self._engine.fenced = False
+        self._begin_lease(nonce)
+        self._publish.wake()
+        self._engine.log.info("up again", id=self._engine.identity.id)
+
+    # --- duties that are more than one call ----------------------------------------------------------
+
+    def _run_claim(self) -> None:
+        won = self._claimer.run_once()
+        if self._claimer.more:
+            self._claim.wake()
+        due_in = self._engine.store.queue.next_due()
+        if due_in is not None:
+            self._claim.wait_until(self._engine.now() + max(0.0, due_in))
+        self._idle_passes = 0 if won or len(self._engine.roster) else self._idle_passes + 1
+        if self._once and self._idle_passes > 1 and not self._engine.draining:
+            self._drain.begin()
+
+    def _run_publish(self) -> None:
+        if self._publisher.run_once():
+            self._claim.wake()
+
+    def _run_rescue(self) -> None:
+        if self._rescuer.run_once():
+            self._claim.wake()
+        self._claimer.peers = self._rescuer.live
+
+    def _slots_freed(self) -> None:
+        self._finish.wake()
+        self._claim.wake()
+
+    # --- signals -------------------------------------------------------------------------------------
+
+    def _watch_signals(self) -> None:
+        inbox = self._engine.inbox
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda received, _frame: inbox.post(Signaled(received)))
+
+    def _signaled(self, number: int) -> None:
+        if number == signal.SIGHUP:
+            self._engine.log.info("replacing this program in place; running tasks go on")
+            self._replace = True
+        elif not self._engine.draining:
+            self._drain.begin()
+        else:
+            self._drain.force()

@@ -1,0 +1,156 @@
+"""One claim's run on this instance: what the scheduler must know to finish it, also after a restart."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from slotsched.archive import log_key
+from slotsched.model import InstanceRef, LogRef, Needs, Outcome, RetryPolicy, Task
+from slotsched.model.task import jsonable
+from slotsched.process import Supervised
+
+RECORD_NAME = "claim.json"  # beside the supervisor's files; only the scheduler reads it
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """A claim as it is kept in the run directory: enough to finish it without asking the store."""
+
+    task_id: str
+    job: str
+    token: str
+    fence: int
+    attempt: int
+    instance: InstanceRef
+    needs: Needs
+    retry: RetryPolicy
+    started_at: dt.datetime
+    max_time: float
+    grace: float
+    log: LogRef
+    hash: str | None = None
+
+    @property
+    def run_id(self) -> str:
+        return f"{self.task_id}-{self.fence}"
+
+    @property
+    def may_run_again(self) -> bool:
+        """Whether another attempt could follow a loss: then this one must not outlive the local deadline."""
+        return self.attempt <= self.retry.limit and "lost" in self.retry.on
+
+    @classmethod
+    def of(cls, task: Task, token: str, instance: InstanceRef, store_url: str) -> RunRecord:
+        """The record of a task just claimed. max_time and grace are set once its job file is read."""
+        assert task.started_at is not None
+        key = log_key(task.id, task.attempt, task.started_at)
+        return cls(
+            task_id=task.id,
+            job=task.job,
+            token=token,
+            fence=task.fence,
+            attempt=task.attempt,
+            instance=instance,
+            needs=task.needs,
+            retry=task.retry,
+            started_at=task.started_at,
+            max_time=task.max_time or 0.0,
+            grace=0.0,
+            log=LogRef(store=store_url, key=key),
+        )
+
+    def write(self, directory: Path) -> None:
+        temporary = directory / f"{RECORD_NAME}.new"
+        temporary.write_text(json.dumps(jsonable(self)), encoding="utf-8")
+        temporary.replace(directory / RECORD_NAME)
+
+    @classmethod
+    def read(cls, directory: Path) -> RunRecord | None:
+        """None for a folder in which no claim was completely written: its script cannot have started."""
+        try:
+            found: dict[str, Any] = json.loads((directory / RECORD_NAME).read_text(encoding="utf-8"))
+            needs, retry = found.pop("needs"), found.pop("retry")
+            return cls(
+                instance=InstanceRef(**found.pop("instance")),
+                needs=Needs(**{**needs, "tags": tuple(needs["tags"])}),
+                retry=RetryPolicy(**{**retry, "on": tuple(retry["on"])}),
+                started_at=dt.datetime.fromisoformat(found.pop("started_at")),
+                log=LogRef(**found.pop("log")),
+                **found,
+            )
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+
+class Phase(Enum):
+    LAUNCHING = "launching"  # sent to the spawner, its supervisor not seen yet
+    RUNNING = "running"  # its supervisor lives
+    ENDED = "ended"  # the tree is dead, the store does not know yet
+
+
+@dataclass
+class Run:
+    """The loop's own, changing view of one run. `disowned`: the store shows the claim as no longer ours."""
+
+    record: RunRecord
+    directory: Path
+    phase: Phase = Phase.LAUNCHING
+    launched: float = 0.0  # CLOCK_BOOTTIME
+    planned: float = 0.0  # seconds it is expected to run
+    supervised: Supervised | None = None
+    ordered: tuple[str, bool] | None = None  # (cause, kill) of the last order given
+    outcome: Outcome | None = None  # None once ended: the script never started, and the claim is to be released
+    ended: float = 0.0  # CLOCK_BOOTTIME
+    disowned: bool = False
+
+    @property
+    def id(self) -> str:
+        return self.record.run_id
+
+    def end(self, outcome: Outcome, now: float) -> None:
+        """The tree is dead (or never was): its slots are free, its end is to be told to the store."""
+        self.phase, self.outcome, self.ended = Phase.ENDED, outcome, now - outcome.ago
+
+    def end_unstarted(self) -> None:
+        """The script never started and never will under this claim."""
+        self.phase, self.outcome = Phase.ENDED, None
+
+    def outcome_now(self, now: float) -> Outcome:
+        """The outcome with `ago` counted up to now: the store subtracts it from its own clock."""
+        assert self.outcome is not None
+        return replace(self.outcome, ago=max(0.0, now - self.ended))
+
+
+class Roster:
+    """Every run this instance knows and has not yet settled with the store, by run id."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, Run] = {}
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(list(self._runs.values()))
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def add(self, run: Run) -> None:
+        self._runs[run.id] = run
+
+    def remove(self, run: Run) -> None:
+        self._runs.pop(run.id, None)
+
+    def get(self, run_id: str) -> Run | None:
+        return self._runs.get(run_id)
+
+    def alive(self) -> list[Run]:
+        """Runs whose processes live or may yet start."""
+        return [run for run in self._runs.values() if run.phase is not Phase.ENDED]
+
+    def ended(self) -> list[Run]:
+        return [run for run in self._runs.values() if run.phase is Phase.ENDED]

@@ -1,0 +1,119 @@
+"""From a claimed task to a launched supervisor: job file, arguments, run directory, launch."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from slotsched import contract
+from slotsched.catalog import check_arguments
+from slotsched.errors import InvalidArguments, InvalidJob, NotFound
+from slotsched.estimate import planned
+from slotsched.execution import Command, build, with_defaults, write_io
+from slotsched.model import Job, Outcome, Reason, Task
+from slotsched.process import SpawnerGone, Spec, write_spec
+from slotsched.scheduler.engine import Engine
+from slotsched.scheduler.run import Run, RunRecord
+
+
+class Starter:
+    """Starts one claimed task after the other. What cannot start ends as `not_started` or `invalid`, never the loop."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def start(self, task: Task, token: str, history: Sequence[float] = ()) -> Run:
+        """Start a task that the store shows as claimed with `token`. The run is in the roster afterwards."""
+        engine = self._engine
+        record = RunRecord.of(task, token, engine.ref, engine.archive.url)
+        run = Run(record=record, directory=engine.state.run_directory(record.run_id), launched=engine.now())
+        engine.roster.add(run)
+        engine.ledger.adopt(run.id, task.needs)
+        try:
+            job = engine.folder.fresh(task.job)
+            args = with_defaults(job, check_arguments(task.job, job.parameters, task.args))
+            limit = task.max_time or job.facts.max_time
+            run.record = replace(record, hash=job.hash, max_time=limit, grace=job.facts.grace)
+            run.planned = planned(history, limit)
+            self._prepare(run, task, job, args)
+        except (InvalidJob, NotFound) as error:
+            self._not_started(run, Reason.NOT_STARTED, str(error))
+        except InvalidArguments as error:
+            self._not_started(run, Reason.INVALID, f"the arguments no longer fit the job: {error}")
+        except OSError as error:
+            self._not_started(run, Reason.NOT_STARTED, f"cannot write the run directory: {error}")
+        else:
+            self._launch(run)
+            engine.log.info("started", task=task.id, job=task.job, attempt=task.attempt, slots=task.needs.slots)
+        return run
+
+    def relaunch(self, run: Run) -> None:
+        """Send a run to the (new) spawner again; the start right makes a second launch harmless."""
+        self._launch(run)
+
+    def _prepare(self, run: Run, task: Task, job: Job, args: dict[str, object]) -> None:
+        """Write everything the supervisor needs; the record last, so that a half-written folder is known as one."""
+        io = run.directory / contract.RUN_IO
+        if run.directory.exists():
+            shutil.rmtree(run.directory)
+        io.mkdir(parents=True, mode=0o755)
+        write_io(io, args, None)
+        command = build(
+            job,
+            io=io,
+            args=args,
+            identity=self._identity(task),
+            python=self._engine.settings.python,
+            pass_env=self._engine.settings.pass_env,
+        )
+        write_spec(run.directory, self._spec(run, task, job, command))
+        run.record.write(run.directory)
+
+    def _identity(self, task: Task) -> dict[str, str]:
+        return {
+            contract.ENV_ID: task.id,
+            contract.ENV_JOB: task.job,
+            contract.ENV_ATTEMPT: str(task.attempt),
+            contract.ENV_FENCE: str(task.fence),
+            contract.ENV_TRIGGER: task.trigger,
+            contract.ENV_SLOTS: str(task.needs.slots),
+            contract.ENV_INSTANCE: self._engine.settings.name,
+            contract.ENV_LAST_COMPLETED_AT: "",
+            contract.ENV_LAST_STARTED_AT: "",
+        }
+
+    def _spec(self, run: Run, task: Task, job: Job, command: Command) -> Spec:
+        engine = self._engine
+        return Spec(
+            argv=command.argv,
+            env=command.env,
+            cwd=command.cwd,
+            max_time=run.record.max_time,
+            grace=run.record.grace,
+            memory=task.needs.memory,
+            user=job.facts.user,
+            user_namespace=job.facts.user_namespace,
+            log_limit=engine.settings.log_limit,
+            deadline_file=str(engine.state.deadline_file(engine.identity.id)),
+            die_at_deadline=run.record.may_run_again,
+            containment=engine.settings.containment,
+        )
+
+    def _launch(self, run: Run) -> None:
+        try:
+            self._engine.launcher.launch(run.directory)
+        except SpawnerGone:
+            # The loop sees the same end on the socket, starts a new spawner and relaunches what waits.
+            self._engine.log.warning("the spawner is gone; launching again soon", task=run.record.task_id)
+
+    def _not_started(self, run: Run, reason: Reason, message: str) -> None:
+        engine = self._engine
+        engine.ledger.give_back(run.id)
+        self._drop_directory(run.directory)
+        run.end(Outcome(reason=reason, message=message), engine.now())
+        engine.log.warning("not started", task=run.record.task_id, job=run.record.job, why=message)
+
+    def _drop_directory(self, directory: Path) -> None:
+        shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,117 @@
+"""The state directory: what a scheduler that crashed or re-execs finds again.
+
+One scheduler per state directory (flock on `lock`); who it is stands in `instance.json`; `runs/` holds one folder per
+claim, the truth about attempts; `deadline-<id>` is the lease deadline that its supervisors watch.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import uuid
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from slotsched.errors import AlreadyRunning, SlotschedError
+
+LOCK_FD_VARIABLE = "SLOTSCHED_LOCK_FD"  # how a re-exec in place keeps the lock: by the descriptor it inherits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Who this scheduler is in the store. A new id after a reboot or once declared dead."""
+
+    id: str
+    boot_id: str
+    incarnation: int
+
+    @classmethod
+    def fresh(cls, boot_id: str) -> Identity:
+        return cls(id=str(uuid.uuid4()), boot_id=boot_id, incarnation=1)
+
+    def resumed(self) -> Identity:
+        return replace(self, incarnation=self.incarnation + 1)
+
+
+class StateDirectory:
+    """Paths and small files below one state directory; `lock()` before anything else is touched."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.runs = path / "runs"
+        self._lock_fd: int | None = None
+
+    def lock(self) -> None:
+        """Hold the directory until this process ends. Raises AlreadyRunning when another scheduler does."""
+        try:
+            self.runs.mkdir(parents=True, exist_ok=True, mode=0o711)
+        except OSError as error:
+            raise SlotschedError(f"cannot use the state directory {self.path}: {error}. Set --state-dir") from error
+        inherited = os.environ.pop(LOCK_FD_VARIABLE, None)
+        fd = int(inherited) if inherited else os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.set_inheritable(fd, False)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
+            os.close(fd)
+            raise AlreadyRunning(
+                f"another scheduler (pid {holder}) runs on {self.path}; give this one its own --state-dir"
+            ) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        self._lock_fd = fd
+
+    def hand_over_lock(self) -> None:
+        """Let the program that replaces this one in place (exec) inherit the lock."""
+        assert self._lock_fd is not None
+        os.set_inheritable(self._lock_fd, True)
+        os.environ[LOCK_FD_VARIABLE] = str(self._lock_fd)
+
+    def unlock(self) -> None:
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    def load_identity(self) -> Identity | None:
+        """Who ran here last; None on a first start or when the file cannot be read (a new identity is always safe)."""
+        try:
+            return Identity(**json.loads((self.path / "instance.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def save_identity(self, identity: Identity) -> None:
+        temporary = self.path / "instance.json.new"
+        with temporary.open("w", encoding="utf-8") as stream:
+            json.dump(asdict(identity), stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(self.path / "instance.json")
+
+    def forget_identity(self) -> None:
+        (self.path / "instance.json").unlink(missing_ok=True)
+
+    def deadline_file(self, instance_id: str) -> Path:
+        return self.path / f"deadline-{instance_id}"
+
+    def drop_old_deadlines(self, keep: str) -> None:
+        """Remove deadline files of former identities that no run directory names any more."""
+        for path in self.path.glob("deadline-*"):
+            if path != self.deadline_file(keep):
+                path.unlink(missing_ok=True)
+
+    def run_directory(self, run_id: str) -> Path:
+        return self.runs / run_id
+
+    def run_directories(self) -> list[Path]:
+        return sorted(path for path in self.runs.iterdir() if path.is_dir())
+
+    def remove_run(self, directory: Path) -> None:
+        """Remove a run directory whose log is safe (or whose script never started)."""
+        shutil.rmtree(directory, ignore_errors=True)
+
+    def free_bytes(self) -> int:
+        stats = os.statvfs(self.path)
+        return stats.f_bavail * stats.f_frsize

@@ -1,0 +1,129 @@
+"""The tail thread: ships what running tasks newly logged, and their progress, so that any machine can follow them.
+
+Shipping is bounded twice: a log that grows faster than it can be shipped is skipped forward (the whole log still goes
+to the log store), and of each attempt only the newest part is kept in the store.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from slotsched import contract
+from slotsched.errors import StoreError
+from slotsched.execution import read_progress
+from slotsched.scheduler.engine import Engine
+from slotsched.scheduler.run import Run
+
+PAUSE_SECONDS = 0.5
+CHUNK_BYTES = 256 << 10
+KEPT_BYTES = 4 << 20  # of one attempt in the store
+CHUNKS_PER_PASS = 4
+
+
+@dataclass
+class _Tail:
+    run: Run
+    offset: int = 0
+    progress_seen: int = 0  # mtime in ns of the progress file last shipped
+
+    @property
+    def log(self) -> Path:
+        return self.run.directory / contract.RUN_LOG
+
+
+class Tailer(threading.Thread):
+    """Follows every run handed to it until its directory is gone (its log is in the log store then)."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(name="tail", daemon=True)
+        self._engine = engine
+        self._tails: dict[str, _Tail] = {}
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+
+    def track(self, run: Run) -> None:
+        with self._lock:
+            self._tails.setdefault(run.id, _Tail(run))
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def run(self) -> None:
+        while not self._stopping.wait(PAUSE_SECONDS):
+            self.run_once()
+
+    def run_once(self) -> int:
+        """One pass over all tails; returns how many bytes were shipped. A store that is away ends the pass quietly."""
+        with self._lock:
+            tails = list(self._tails.values())
+        shipped = 0
+        for tail in tails:
+            try:
+                shipped += self._ship(tail)
+            except StoreError as error:
+                self._engine.log.debug("log lines not shipped", why=str(error))
+                break
+            except FileNotFoundError:
+                if not tail.run.directory.exists():
+                    self._forget(tail)
+            except Exception:  # one odd log must not end the thread that follows the others
+                self._engine.log.exception("log lines cannot be shipped", task=tail.run.record.task_id)
+                self._forget(tail)
+        return shipped
+
+    def _forget(self, tail: _Tail) -> None:
+        with self._lock:
+            self._tails.pop(tail.run.id, None)
+
+    def _ship(self, tail: _Tail) -> int:
+        self._ship_progress(tail)
+        size = tail.log.stat().st_size
+        if size - tail.offset > KEPT_BYTES:
+            tail.offset = _line_start(tail.log, size - KEPT_BYTES)
+        shipped = 0
+        for _ in range(CHUNKS_PER_PASS):
+            data = _whole_lines(tail.log, tail.offset)
+            if not data:
+                break
+            record = tail.run.record
+            self._engine.store.tails.ship(record.task_id, record.attempt, tail.offset, data)
+            tail.offset += len(data)
+            shipped += len(data)
+        if shipped and tail.offset > KEPT_BYTES:
+            self._engine.store.tails.trim(tail.run.record.task_id, tail.run.record.attempt, tail.offset - KEPT_BYTES)
+        return shipped
+
+    def _ship_progress(self, tail: _Tail) -> None:
+        io = tail.run.directory / contract.RUN_IO
+        try:
+            changed = (io / contract.IO_PROGRESS).stat().st_mtime_ns
+        except FileNotFoundError:
+            return
+        if changed == tail.progress_seen:
+            return
+        progress = read_progress(io)
+        if progress is not None:
+            self._engine.store.queue.progress(tail.run.record.task_id, tail.run.record.token, progress)
+        tail.progress_seen = changed
+
+
+def _whole_lines(path: Path, offset: int) -> bytes:
+    """The complete lines from `offset` on, at most one chunk (a single longer line whole)."""
+    with path.open("rb") as stream:
+        stream.seek(offset)
+        data = stream.read(CHUNK_BYTES)
+        end = data.rfind(b"\n") + 1
+        if end == 0 and len(data) == CHUNK_BYTES:
+            data += stream.readline()
+            end = len(data) if data.endswith(b"\n") else 0
+    return data[:end]
+
+
+def _line_start(path: Path, offset: int) -> int:
+    """The beginning of the first line at or after `offset`."""
+    with path.open("rb") as stream:
+        stream.seek(offset - 1)
+        stream.readline()
+        return stream.tell()

@@ -1,0 +1,45 @@
+"""The wake-up thread: turns the store's change stream into messages for the loop. Without it polling still works."""
+
+from __future__ import annotations
+
+import threading
+
+from slotsched.errors import StoreError
+from slotsched.scheduler.engine import Engine
+from slotsched.scheduler.inbox import Scheduled, StreamDown, Touched, Work
+from slotsched.store import watch as events
+
+RETRY_SECONDS = 1.0
+
+
+class Watcher(threading.Thread):
+    """Keeps one change stream open, with a pause between attempts while the store is away."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(name="watch", daemon=True)
+        self._engine = engine
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self.follow()
+            except StoreError as error:
+                self._engine.log.debug("change stream broke", why=str(error))
+                self._engine.inbox.post(StreamDown())
+                self._stopping.wait(RETRY_SECONDS)
+
+    def follow(self) -> None:
+        """Open the stream, have the lanes read after that, and pass on what comes."""
+        inbox = self._engine.inbox
+        with self._engine.store.watch() as stream:
+            inbox.post(Work(None))
+            while not self._stopping.is_set():
+                event = stream.try_next()
+                if isinstance(event, events.Work):
+                    inbox.post(Work(event.lane) if event.due_now else Scheduled())
+                elif isinstance(event, events.Touched):
+                    inbox.post(Touched(event.task_id))

@@ -1,0 +1,103 @@
+"""MongoDB, and the only place that knows it: every query is a named method, every write says what it races with.
+
+All ids are texts here (24 hex digits for tasks, uuids for instances). Errors are StoreUnreachable (try again, the
+effect is unknown), StoreUnsuitable, InvalidDocument, and the ones of the operation itself.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from slotsched.store.catalogs import Catalogs
+from slotsched.store.connection import Connection, ServerInfo, tls_options
+from slotsched.store.enqueue import Enqueued
+from slotsched.store.instances import Instances
+from slotsched.store.queue import Held, Queue, Waiting
+from slotsched.store.rescue import Rescue
+from slotsched.store.tails import Chunk, Tails
+from slotsched.store.tasks import TaskFilter, Tasks
+from slotsched.store.upkeep import Upkeep
+from slotsched.store.watch import Event, Touched, Watch, Work
+
+__all__ = [
+    "Catalogs",
+    "Chunk",
+    "Enqueued",
+    "Event",
+    "Held",
+    "Instances",
+    "Queue",
+    "Rescue",
+    "ServerInfo",
+    "Store",
+    "Tails",
+    "TaskFilter",
+    "Tasks",
+    "Touched",
+    "Upkeep",
+    "Waiting",
+    "Watch",
+    "Work",
+    "connect",
+]
+
+
+class Store:
+    """Everything a slotsched process asks MongoDB, grouped by who asks."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.tasks = Tasks(connection)
+        self.queue = Queue(connection)
+        self.instances = Instances(connection)
+        self.rescue = Rescue(connection)
+        self.catalogs = Catalogs(connection)
+        self.tails = Tails(connection)
+        self.upkeep = Upkeep(connection, self.instances, self.catalogs)
+
+    @property
+    def uri(self) -> str:
+        """The URI without its password and options, as messages show it."""
+        return self._connection.target.uri
+
+    def now(self) -> dt.datetime:
+        """The server's time, asked for now."""
+        return self._connection.now(fresh=True)
+
+    def check(self) -> ServerInfo:
+        """Asks the server whether it can be used. Raises StoreUnreachable or StoreUnsuitable."""
+        return self._connection.check()
+
+    def init(self) -> None:
+        """Creates the indexes; safe to repeat."""
+        self.upkeep.init()
+
+    def watch(self) -> Watch:
+        """A change stream over the tasks, as a context manager."""
+        return Watch(self._connection)
+
+    def close(self) -> None:
+        """Ends the connections; the store is of no use after it."""
+        self._connection.close()
+
+
+def connect(
+    uri: str,
+    database: str = "slotsched",
+    *,
+    timeout: float = 5.0,
+    tls_ca: str | None = None,
+    tls_cert: str | None = None,
+    tls_key: str | None = None,
+) -> Store:
+    """A store that connects on first use; every call ends within `timeout` seconds.
+
+    Raises StoreUnsuitable for a URI that cannot be used or that weakens the guarantees, InvalidSettings for TLS files
+    that cannot be read.
+    """
+    options, private = tls_options(tls_ca, tls_cert, tls_key)
+    try:
+        return Store(Connection(uri, database, timeout=timeout, tls=options))
+    finally:
+        if private is not None:
+            private.unlink(missing_ok=True)  # the driver has read it

@@ -1,0 +1,143 @@
+"""The published catalogs: which job, in which copy, on which instances; and which jobs are switched off.
+
+One document per (job, content hash) holds the facts, the arguments' schema, when the store first saw that content,
+and who holds it. A file that cannot be read is one document per instance. A switch is a document of its own, so
+that publishing never turns a job on again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pymongo import UpdateMany, UpdateOne
+
+from slotsched.model import Broken, Job, job_from_document, job_to_document
+from slotsched.store.connection import Connection, Document
+
+_COPY, _BROKEN, _SWITCH = "copy", "broken", "switch"
+_MOST_JOBS = 1000  # operations sent at once
+
+
+class Catalogs:
+    """The collection `jobs`. Indexes `by_job`, `by_holder`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._jobs = connection.collection("jobs")
+
+    def publish(self, instance_id: str, jobs: Sequence[Job], broken: Sequence[Broken] = ()) -> None:
+        """Says what this instance holds now, and that it holds nothing else. Safe to repeat."""
+        copies = {_copy_id(job): job for job in jobs}
+        unusable = {_broken_id(file.name, instance_id): file for file in broken}
+        writes: list[UpdateOne | UpdateMany] = [_put_copy(copy_id, job, instance_id) for copy_id, job in copies.items()]
+        writes += [_put_broken(broken_id, file, instance_id) for broken_id, file in unusable.items()]
+        writes.append(
+            UpdateMany(
+                {"kind": _COPY, "holders": instance_id, "_id": {"$nin": list(copies)}},
+                {"$pull": {"holders": instance_id}},
+            )
+        )
+        for start in range(0, len(writes), _MOST_JOBS):
+            with self._connection.guard():
+                self._jobs.bulk_write(writes[start : start + _MOST_JOBS], ordered=False)
+        with self._connection.guard():
+            self._jobs.delete_many({"kind": _BROKEN, "holders": instance_id, "_id": {"$nin": list(unusable)}})
+
+    def newest(self, name: str) -> Job | None:
+        """The copy whose content was first published last, by the server's clock; one that somebody holds, if any."""
+        wanted: Document = {"kind": _COPY, "job": name}
+        with self._connection.guard():
+            found = list(self._jobs.find(wanted).sort("first_at", -1).limit(100))
+        readable = [(document, job) for document in found if (job := _read_job(document)) is not None]
+        held = [job for document, job in readable if document.get("holders")]
+        return next(iter(held or [job for _, job in readable]), None)
+
+    def names(self) -> list[str]:
+        """Every job that was ever published and not pruned, sorted."""
+        with self._connection.guard():
+            found = self._jobs.distinct("job", {"kind": _COPY}, hint="by_job")
+        return sorted(name for name in found if isinstance(name, str))
+
+    def holders(self) -> dict[str, set[str]]:
+        """The ids of the instances that hold a readable copy of each job."""
+        return {job: set().union(*copies.values()) for job, copies in self.copies().items()}
+
+    def copies(self) -> dict[str, dict[str, set[str]]]:
+        """Per job and content hash, the ids of the instances that hold it."""
+        copies: dict[str, dict[str, set[str]]] = {}
+        with self._connection.guard():
+            for document in self._jobs.find({"kind": _COPY}, {"job": 1, "hash": 1, "holders": 1}).hint("by_job"):
+                holders = document.get("holders")
+                if isinstance(document.get("job"), str) and isinstance(holders, list):
+                    copies.setdefault(document["job"], {})[str(document.get("hash"))] = {str(h) for h in holders}
+        return copies
+
+    def broken(self) -> dict[str, dict[str, str]]:
+        """Per job whose file is broken somewhere: what is wrong, by instance id."""
+        broken: dict[str, dict[str, str]] = {}
+        with self._connection.guard():
+            for document in self._jobs.find({"kind": _BROKEN}).hint("by_job"):
+                for holder in document.get("holders") or []:
+                    broken.setdefault(str(document.get("job")), {})[str(holder)] = str(document.get("message"))
+        return broken
+
+    def set_enabled(self, name: str, enabled: bool) -> None:
+        """Switches a job on or off on every instance; tasks that run go on."""
+        with self._connection.guard():
+            if enabled:
+                self._jobs.delete_one({"_id": _switch_id(name)})
+            else:
+                switch = {"kind": _SWITCH, "job": name, "enabled": False}
+                self._jobs.update_one({"_id": _switch_id(name)}, {"$set": switch}, upsert=True)
+
+    def disabled(self) -> set[str]:
+        """The jobs that are switched off."""
+        with self._connection.guard():
+            found = list(self._jobs.find({"kind": _SWITCH, "enabled": False}, {"job": 1}).hint("by_job"))
+        return {document["job"] for document in found if isinstance(document.get("job"), str)}
+
+    def prune(self, older_than: float) -> int:
+        """Deletes copies that nobody holds and that were first seen `older_than` seconds ago; how many."""
+        old = {"$expr": {"$lt": ["$first_at", {"$subtract": ["$$NOW", int(older_than * 1000)]}]}}
+        with self._connection.guard():
+            return self._jobs.delete_many({"kind": _COPY, "holders": [], **old}).deleted_count
+
+
+def _put_copy(copy_id: str, job: Job, instance_id: str) -> UpdateOne:
+    fields: Document = {
+        "kind": _COPY,
+        "job": job.name,
+        "hash": job.hash,
+        "definition": {"$literal": job_to_document(job)},
+        "first_at": {"$ifNull": ["$first_at", "$$NOW"]},
+        "holders": {"$setUnion": [{"$cond": [{"$isArray": "$holders"}, "$holders", []]}, [instance_id]]},
+    }
+    return UpdateOne({"_id": copy_id}, [{"$set": fields}], upsert=True)
+
+
+def _put_broken(broken_id: str, file: Broken, instance_id: str) -> UpdateOne:
+    fields = {"kind": _BROKEN, "job": file.name, "message": str(file), "holders": [instance_id]}
+    return UpdateOne({"_id": broken_id}, {"$set": fields}, upsert=True)
+
+
+def _read_job(document: Document) -> Job | None:
+    """None for a definition that cannot be read: a newer or a damaged one must not stop a listing."""
+    definition: Any = document.get("definition")
+    try:
+        job = job_from_document(definition)
+    except (ValueError, AttributeError):
+        return None
+    return job if isinstance(job, Job) else None
+
+
+def _copy_id(job: Job) -> str:
+    return f"{_COPY}:{job.name}@{job.hash}"
+
+
+def _broken_id(name: str, instance_id: str) -> str:
+    return f"{_BROKEN}:{name}@{instance_id}"
+
+
+def _switch_id(name: str) -> str:
+    return f"{_SWITCH}:{name}"

@@ -1,0 +1,153 @@
+"""Putting tasks in: one or many, each exactly once, however often the network makes us say it.
+
+The `_id` is made here, so a document that was sent twice is refused the second time by its own `_id`, and that is
+success. An idempotency key is a unique index: of racing requests one inserts, the others find its task.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from bson import ObjectId, encode
+from pymongo import errors as driver
+
+from slotsched import errors
+from slotsched.model import TERMINAL, Status, TaskRequest
+from slotsched.store.connection import Connection, Document
+from slotsched.store.documents import new_document, short
+
+BATCH_TASKS = 1000
+BATCH_BYTES = 16 * 1024 * 1024  # what one batch sends within one timeout
+SENDS = 3  # of the same documents, before the store counts as unreachable
+_KEY_ROUNDS = 10  # races over one key that a request loses before it gives up
+
+
+@dataclass(frozen=True, kw_only=True)
+class Enqueued:
+    """existed: the task was there before, under the request's key."""
+
+    id: str
+    status: Status
+    existed: bool = False
+
+
+class Enqueuer:
+    """Inserts tasks. Index `_id`, index `keys`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._tasks = connection.collection("tasks")
+        self._certain = connection.certain("tasks")
+
+    def enqueue(self, request: TaskRequest) -> Enqueued:
+        """Inserts one task, or finds the one its key stands for. Raises KeyConflict, UsageError, InvalidArguments."""
+        return self._insert(new_document(request, self._connection.now()))
+
+    def enqueue_many(
+        self, requests: Iterable[TaskRequest], on_batch: Callable[[int], None] | None = None
+    ) -> list[Enqueued]:
+        """Inserts in batches; `on_batch` hears how many are in after each.
+
+        Every request of a batch is checked before any of it is sent. Raises what `enqueue` raises; the batches
+        before stay.
+        """
+        done: list[Enqueued] = []
+        documents = (new_document(request, self._connection.now()) for request in requests)
+        for batch in _batches(documents):
+            done += self._insert_batch(batch)
+            if on_batch is not None:
+                on_batch(len(done))
+        return done
+
+    def _insert(self, document: Document) -> Enqueued:
+        for _ in range(_KEY_ROUNDS):
+            if not self._refused([document]):
+                return _enqueued(document)
+            found = self._holder(document)
+            if found is not None:
+                return found
+        raise errors.StoreUnreachable(f"the key {document['key']!r} changes hands too fast; try again")
+
+    def _insert_batch(self, batch: list[Document]) -> list[Enqueued]:
+        refused = self._refused(batch)
+        return [self._insert(d) if d["_id"] in refused else _enqueued(d) for d in batch]
+
+    def _refused(self, batch: list[Document]) -> set[ObjectId]:
+        """Sends the batch until it is answered; the ids that a key held by another task keeps out."""
+        with self._connection.guard():
+            for send in itertools.count(1):
+                try:
+                    self._tasks.insert_many(batch, ordered=False)
+                except driver.BulkWriteError as error:
+                    if not error.details.get("writeConcernErrors"):
+                        return {batch[problem["index"]]["_id"] for problem in _refusals(error)}
+                    if send == SENDS:
+                        raise
+                except driver.ConnectionFailure:
+                    if send == SENDS:
+                        raise
+                else:
+                    return set()
+        raise AssertionError("unreachable")
+
+    def _holder(self, document: Document) -> Enqueued | None:
+        """The task that has this document's key; None once the key is free and the insert can be tried again."""
+        key = document["key"]
+        with self._connection.guard():
+            found = self._certain.find_one({"key": key})
+            if found is None:
+                return None
+            if found["_id"] == document["_id"]:
+                return _enqueued(document)
+            if self._window_over(found):
+                return None
+        if found.get("key_hash") != document["key_hash"]:
+            raise errors.KeyConflict(
+                f"the key {key!r} belongs to {short(str(found['_id']))} {found.get('job')}, "
+                "which has another job or other arguments"
+            )
+        return Enqueued(id=str(found["_id"]), status=Status(found["status"]), existed=True)
+
+    def _window_over(self, found: Document) -> bool:
+        """Takes the key from a task that has ended and whose window is over by the server's clock."""
+        released = self._tasks.update_one(
+            {
+                "_id": found["_id"],
+                "key": found["key"],
+                "key_until": found.get("key_until"),
+                "status": {"$in": [status.value for status in TERMINAL]},
+                "$expr": {"$lte": ["$key_until", "$$NOW"]},
+            },
+            {"$unset": {"key": "", "key_until": "", "key_hash": ""}},
+        )
+        return released.modified_count == 1
+
+
+def _enqueued(document: Document) -> Enqueued:
+    return Enqueued(id=str(document["_id"]), status=Status(document["status"]))
+
+
+def _refusals(error: driver.BulkWriteError) -> Iterator[dict[str, Any]]:
+    """The refusals by a key; a duplicate on our own `_id` is an earlier send's success, anything else is raised."""
+    for problem in error.details["writeErrors"]:
+        if problem.get("code") != 11000:
+            raise driver.OperationFailure(str(problem.get("errmsg")), problem.get("code"), problem) from error
+        if "key" in problem.get("keyPattern", {}):
+            yield problem
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    size = 0
+    for document in documents:
+        length = len(encode(document))
+        if batch and (len(batch) == BATCH_TASKS or size + length > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(document)
+        size += length
+    if batch:
+        yield batch

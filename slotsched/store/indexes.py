@@ -1,0 +1,80 @@
+"""Every index, in one place, with the queries it is there for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pymongo import ASCENDING, DESCENDING, IndexModel
+
+from slotsched.model import Status
+from slotsched.store.connection import Connection
+
+TAIL_SECONDS = 24 * 3600  # how long after its last write a live tail stays
+
+_UP, _DOWN = ASCENDING, DESCENDING
+
+INDEXES: Mapping[str, tuple[IndexModel, ...]] = {
+    "tasks": (
+        # candidates, heads, lanes, blocked: covered, merged over the lanes, only what is due
+        IndexModel(
+            [("status", _UP), ("lane", _UP), ("rank", _UP), ("_id", _UP)],
+            name="queue",
+            partialFilterExpression={"status": Status.PENDING.value},
+        ),
+        # promote, next_due
+        IndexModel(
+            [("status", _UP), ("due_at", _UP)],
+            name="due",
+            partialFilterExpression={"status": Status.SCHEDULED.value},
+        ),
+        # owners, held, take
+        IndexModel(
+            [("status", _UP), ("claim.instance", _UP)],
+            name="claims",
+            partialFilterExpression={"status": Status.RUNNING.value},
+        ),
+        # claim, settle; only running tasks have a claim
+        IndexModel([("claim.token", _UP)], name="tokens", sparse=True),
+        # one task per idempotency key
+        IndexModel([("key", _UP)], name="keys", unique=True, partialFilterExpression={"key": {"$exists": True}}),
+        # look_up by the id's ending
+        IndexModel([("rid", _UP)], name="endings"),
+        # find, counts
+        IndexModel([("status", _UP), ("_id", _DOWN)], name="by_status"),
+        IndexModel([("job", _UP), ("status", _UP), ("_id", _DOWN)], name="by_job"),
+        IndexModel(
+            [("owner", _UP), ("status", _UP), ("_id", _DOWN)],
+            name="by_owner",
+            partialFilterExpression={"owner": {"$exists": True}},
+        ),
+        IndexModel(
+            [("tags", _UP), ("status", _UP), ("_id", _DOWN)],
+            name="by_tag",
+            partialFilterExpression={"tags": {"$exists": True}},
+        ),
+        # find by end, prune
+        IndexModel(
+            [("status", _UP), ("ended_at", _DOWN)],
+            name="by_end",
+            partialFilterExpression={"ended_at": {"$exists": True}},
+        ),
+        # prune of tasks whose job says how long to keep them
+        IndexModel([("expire_at", _UP)], name="expiring", sparse=True),
+    ),
+    "instances": (
+        IndexModel([("live", _UP), ("name", _UP)], name="by_name"),
+        IndexModel([("name", _UP)], name="names"),
+    ),
+    "jobs": (
+        IndexModel([("kind", _UP), ("job", _UP), ("first_at", _DOWN)], name="by_job"),
+        IndexModel([("holders", _UP)], name="by_holder"),
+    ),
+    "log_tail": (IndexModel([("at", _UP)], name="ttl", expireAfterSeconds=TAIL_SECONDS),),
+}
+
+
+def create(connection: Connection) -> None:
+    """Creates what is missing; running it again, or on several machines at once, changes nothing."""
+    with connection.guard(max(connection.timeout, 60.0)):  # on a filled collection this takes a while, once
+        for name, indexes in INDEXES.items():
+            connection.collection(name).create_indexes(list(indexes))

@@ -1,0 +1,336 @@
+"""The update pipelines of every write that two machines could race for, as pure values.
+
+Each is total: whatever type a field has, the expression yields something, so that one malformed document cannot
+make an update of many stop half way. Values that come from people or scripts are wrapped in `$literal`: a text
+that begins with `$` is data.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from slotsched.model import Cancel, InstanceRef, LogRef, Outcome, Reason, Status
+from slotsched.store.connection import Document, Pipeline
+from slotsched.store.documents import AGING_SECONDS, log_to_document, outcome_status, progress_to_document
+
+MOST_ATTEMPTS = 100  # records kept per task; a task retried more often keeps its newest
+MOST_LOSSES = 3  # a task that was lost this often is taken to kill its instances
+_LARGEST_DELAY_MS = 10 * 366 * 86_400_000  # keeps sums with dates valid
+_TERMINAL = [Status.COMPLETED.value, Status.FAILED.value, Status.CANCELED.value]
+_ENDING_FIELDS = ("reason", "message", "exit_code", "signal")
+
+
+def claim(instance: InstanceRef, token: str) -> Pipeline:
+    """pending -> running under `token`; the attempt's record opens."""
+    owner = {"id": instance.id, "name": instance.name}
+    record = {
+        "number": _plus_one("$attempt"),
+        "fence": _plus_one("$fence"),
+        "instance": _literal(owner),
+        "started_at": "$$NOW",
+    }
+    return [
+        {
+            "$set": {
+                "status": Status.RUNNING.value,
+                "claim": _literal({"instance": instance.id, "token": token}),
+                "instance": _literal(owner),
+                "attempt": _plus_one("$attempt"),
+                "fence": _plus_one("$fence"),
+                "started_at": "$$NOW",
+                "attempts": {"$slice": [{"$concatArrays": [_array("$attempts"), [record]]}, -MOST_ATTEMPTS]},
+            }
+        },
+        {"$unset": [*_ENDING_FIELDS, "ended_at", "progress", "result", "reserved"]},
+    ]
+
+
+def release() -> Pipeline:
+    """running -> pending as if never claimed (the fence stays), or canceled if that was asked."""
+    return [
+        {
+            "$set": {
+                "status": {"$cond": [_cancel_asked(), Status.CANCELED.value, Status.PENDING.value]},
+                "attempt": {"$max": [0, {"$subtract": [_number("$attempt"), 1]}]},
+                "attempts": {
+                    "$filter": {
+                        "input": _array("$attempts"),
+                        "as": "record",
+                        "cond": {"$ne": ["$$record.fence", "$fence"]},
+                    }
+                },
+            }
+        },
+        {"$unset": ["claim", "permits", "instance", "started_at"]},
+        *_canceled_if_so(),
+        *_close(),
+    ]
+
+
+def cancel(request: Cancel) -> Pipeline:
+    """running: the wish is noted for the owner, a kill outlasts a milder wish; anything before it: canceled."""
+    wish = {
+        "by": _literal(request.by),
+        "kill": {"$or": [request.kill, {"$eq": ["$cancel.kill", True]}]},
+        "at": "$$NOW",
+    }
+    return [
+        {
+            "$set": {
+                "cancel": wish,
+                "status": {"$cond": [_is(Status.RUNNING), Status.RUNNING.value, Status.CANCELED.value]},
+            }
+        },
+        *_canceled_if_so(),
+        *_close(),
+    ]
+
+
+def finish(
+    token: str,
+    outcome: Outcome,
+    *,
+    hash: str | None,
+    log: LogRef | None,
+    retry_in: float | None,
+) -> Pipeline:
+    """running -> completed, canceled, scheduled (a retry is left) or failed; the attempt's record closes.
+
+    hash: of the job's content that ran. retry_in: seconds until the retry, None without one.
+    """
+    lost = outcome.reason == Reason.LOST
+    ended_at = {"$max": ["$started_at", {"$subtract": ["$$NOW", _milliseconds(outcome.ago)]}]}
+    record = {
+        name: _literal(value)
+        for name, value in {
+            "reason": outcome.reason.value,
+            "exit_code": outcome.exit_code,
+            "signal": outcome.signal,
+            "message": outcome.message,
+            "cpu_seconds": outcome.cpu_seconds,
+            "peak_memory": outcome.peak_memory,
+            "hash": hash,
+            "log": None if log is None else log_to_document(log),
+        }.items()
+        if value is not None
+    }
+    fields: Document = {
+        "status": _finished_status(outcome, retry_in),
+        "attempts": _with_last_attempt(record | {"ended_at": ended_at}),
+        "ended_at": ended_at,
+        "ended": token,
+        "reason": outcome.reason.value,
+        "exit_code": _or_remove(outcome.exit_code),
+        "signal": _or_remove(outcome.signal),
+        "message": _or_remove(outcome.message),
+        "result": _or_remove(outcome.result),
+    }
+    if outcome.progress is not None:
+        fields["progress"] = _literal(progress_to_document(outcome.progress))
+    counted: Pipeline = [{"$set": {"losses": _plus_one("$losses")}}] if lost else []
+    own_cancel = outcome_status(outcome) == Status.CANCELED
+    return [
+        *counted,
+        {"$set": fields},
+        {"$unset": ["claim", "permits"]},
+        *([] if own_cancel else _canceled_if_so()),
+        *_reschedule(0.0 if retry_in is None else _milliseconds(retry_in)),
+        *_close(),
+    ]
+
+
+def take(message: str) -> Pipeline:
+    """running on an instance that is dead -> canceled, scheduled (`lost` is retried and a retry is left) or failed."""
+    retried = {
+        "$and": [
+            {"$in": [Reason.LOST.value, _array("$retry.on")]},
+            {"$lte": [_number("$attempt"), _number("$retry.limit")]},
+            {"$lt": ["$losses", MOST_LOSSES]},
+        ]
+    }
+    record = {"reason": Reason.LOST.value, "ended_at": "$$NOW", "message": _literal(message)}
+    return [
+        {"$set": {"losses": _plus_one("$losses")}},
+        {
+            "$set": {
+                "status": {
+                    "$switch": {
+                        "branches": [
+                            {"case": _cancel_asked(), "then": Status.CANCELED.value},
+                            {"case": retried, "then": Status.SCHEDULED.value},
+                        ],
+                        "default": Status.FAILED.value,
+                    }
+                },
+                "attempts": _with_last_attempt(record),
+                "ended_at": "$$NOW",
+                "reason": Reason.LOST.value,
+                "message": _literal(message),
+            }
+        },
+        {"$unset": ["claim", "permits"]},
+        *_canceled_if_so(),
+        *_reschedule(_backoff()),
+        *_close(),
+    ]
+
+
+def invalid(message: str, token: str | None = None) -> Document:
+    """The smallest write that ends a task whose document or result is at fault; it reads none of its fields."""
+    fields: Document = {
+        "status": Status.FAILED.value,
+        "reason": Reason.INVALID.value,
+        "message": message,
+        "resolve": True,
+    }
+    if token is not None:
+        fields["ended"] = token
+    return {
+        "$set": fields,
+        "$currentDate": {"ended_at": True},
+        "$unset": {"claim": "", "permits": "", "reserved": ""},
+    }
+
+
+# --- shared stages --------------------------------------------------------------------------------
+def _canceled_if_so() -> Pipeline:
+    """What a task that just became canceled by a person shows as its reason."""
+    by = {"$concat": ["canceled by ", {"$cond": [{"$eq": [{"$type": "$cancel.by"}, "string"]}, "$cancel.by", "?"]}]}
+    canceled = _is(Status.CANCELED)
+    return [
+        {
+            "$set": {
+                "reason": {"$cond": [canceled, Reason.CANCELED.value, "$reason"]},
+                "message": {"$cond": [canceled, by, "$message"]},
+            }
+        }
+    ]
+
+
+def _reschedule(delay: Any) -> Pipeline:
+    """Where the status became scheduled: due after `delay` milliseconds, with a new place in the queue."""
+    scheduled = _is(Status.SCHEDULED)
+    return [
+        {
+            "$set": {
+                "due_at": {"$cond": [scheduled, {"$add": ["$$NOW", delay]}, "$due_at"]},
+                "ended_at": {"$cond": [scheduled, "$$REMOVE", "$ended_at"]},
+                "instance": {"$cond": [scheduled, "$$REMOVE", "$instance"]},
+            }
+        },
+        {
+            "$set": {
+                "rank": {
+                    "$cond": [
+                        scheduled,
+                        {
+                            "$subtract": [
+                                "$due_at",
+                                _clamped({"$multiply": [_number("$priority"), AGING_SECONDS * 1000]}),
+                            ]
+                        },
+                        "$rank",
+                    ]
+                }
+            }
+        },
+    ]
+
+
+def _close() -> Pipeline:
+    """What every terminal status brings: its end, when it may be forgotten, and children to be told."""
+    terminal = {"$in": ["$status", _TERMINAL]}
+    return [
+        {
+            "$set": {
+                "ended_at": {"$cond": [terminal, {"$ifNull": ["$ended_at", "$$NOW"]}, "$ended_at"]},
+                "resolve": {"$cond": [terminal, True, "$resolve"]},
+            }
+        },
+        {
+            "$set": {
+                "expire_at": {
+                    "$cond": [
+                        {"$and": [terminal, {"$isNumber": "$keep"}]},
+                        {"$add": ["$$NOW", _clamped({"$multiply": [_number("$keep"), 1000]})]},
+                        "$$REMOVE",
+                    ]
+                }
+            }
+        },
+    ]
+
+
+# --- expressions ----------------------------------------------------------------------------------
+def _finished_status(outcome: Outcome, retry_in: float | None) -> Any:
+    own = outcome_status(outcome)
+    if own in (Status.COMPLETED, Status.CANCELED):
+        return own.value
+    otherwise: Any = Status.FAILED.value
+    if retry_in is not None and outcome.reason == Reason.LOST:
+        otherwise = {"$cond": [{"$lt": ["$losses", MOST_LOSSES]}, Status.SCHEDULED.value, Status.FAILED.value]}
+    elif retry_in is not None:
+        otherwise = Status.SCHEDULED.value
+    return {"$cond": [_cancel_asked(), Status.CANCELED.value, otherwise]}
+
+
+def _with_last_attempt(record: Document) -> Document:
+    """The attempts, with these fields merged into the record of the present fence."""
+    is_present = {"$and": [{"$eq": [{"$type": "$$record"}, "object"]}, {"$eq": ["$$record.fence", "$fence"]}]}
+    return {
+        "$map": {
+            "input": _array("$attempts"),
+            "as": "record",
+            "in": {"$cond": [is_present, {"$mergeObjects": ["$$record", record]}, "$$record"]},
+        }
+    }
+
+
+def _backoff() -> Document:
+    """Milliseconds: the policy's delay, doubled per attempt if exponential, capped, times 0.75 to 1.25."""
+    delay, cap = _number("$retry.delay"), _number("$retry.cap")
+    doubled = {"$multiply": [delay, {"$pow": [2, {"$min": [{"$subtract": [_number("$attempt"), 1]}, 62]}]}]}
+    seconds = {"$min": [cap, {"$cond": [{"$eq": ["$retry.exponential", True]}, doubled, delay]}]}
+    jitter = {"$add": [0.75, {"$multiply": [{"$rand": {}}, 0.5]}]}
+    return _clamped({"$multiply": [seconds, jitter, 1000]})
+
+
+def _clamped(milliseconds: Any) -> Document:
+    """A number that can be added to a date, whatever it was (NaN sorts below every number)."""
+    bounded = {"$max": [-_LARGEST_DELAY_MS, {"$min": [_LARGEST_DELAY_MS, milliseconds]}]}
+    return {"$toLong": {"$trunc": [bounded]}}
+
+
+def _milliseconds(seconds: float) -> int:
+    if math.isnan(seconds):
+        return 0
+    return int(min(max(seconds * 1000, 0), _LARGEST_DELAY_MS))
+
+
+def _number(field: str) -> Document:
+    return {"$cond": [{"$isNumber": field}, field, 0]}
+
+
+def _plus_one(field: str) -> Document:
+    return {"$add": [_number(field), 1]}
+
+
+def _array(field: str) -> Document:
+    return {"$cond": [{"$isArray": field}, field, []]}
+
+
+def _cancel_asked() -> Document:
+    return {"$eq": [{"$type": "$cancel"}, "object"]}
+
+
+def _is(status: Status) -> Document:
+    return {"$eq": ["$status", status.value]}
+
+
+def _literal(value: Any) -> Document:
+    return {"$literal": value}
+
+
+def _or_remove(value: Any) -> Any:
+    return "$$REMOVE" if value is None else _literal(value)

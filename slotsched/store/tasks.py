@@ -1,0 +1,241 @@
+"""What people and programs do with tasks: put them in, look at them, cancel, retry, remove."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from bson import ObjectId
+from pymongo import ReturnDocument
+
+from slotsched import errors
+from slotsched.model import OPEN, TERMINAL, Cancel, Reason, Status, Task, TaskRequest
+from slotsched.quantities import format_duration
+from slotsched.store import pipelines
+from slotsched.store.connection import Connection, Document
+from slotsched.store.documents import ID_LENGTH, read_task, short, show_task, to_object_id
+from slotsched.store.enqueue import Enqueued, Enqueuer
+from slotsched.store.reading import Unreadable
+
+LEAST_ID_TEXT = 4  # characters of an id that may stand for it
+COUNT_CAP = 10_000  # counts stop here; a page that counted a million would not come
+_SHOWN_CANDIDATES = 5
+_ID_SLACK = dt.timedelta(seconds=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskFilter:
+    """What a listing asks for; None and empty mean any. Several values of one field are alternatives, fields add up.
+
+    instance: name or id. since (inclusive) and until (exclusive) are about the end where every status asked for is
+    terminal, else about the creation. order: by creation (`newest`, `oldest`) or by end, the latest first (`ended`).
+    """
+
+    status: frozenset[Status] | None = None
+    jobs: tuple[str, ...] = ()
+    owner: str | None = None
+    tags: tuple[str, ...] = ()
+    reason: Reason | None = None
+    instance: str | None = None
+    since: dt.datetime | None = None
+    until: dt.datetime | None = None
+    order: Literal["newest", "oldest", "ended"] = "newest"
+
+
+class Tasks:
+    """The tasks, from outside. Everything here may run on any machine."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._tasks = connection.collection("tasks")
+        self._certain = connection.certain("tasks")
+        self._enqueuer = Enqueuer(connection)
+
+    def enqueue(self, request: TaskRequest) -> Enqueued:
+        """Inserts one task, or finds the one its key stands for. Raises KeyConflict, UsageError, InvalidArguments."""
+        return self._enqueuer.enqueue(request)
+
+    def enqueue_many(
+        self, requests: Iterable[TaskRequest], on_batch: Callable[[int], None] | None = None
+    ) -> list[Enqueued]:
+        """Inserts in batches of 1000; `on_batch` hears how many are in. What a batch refuses, it refuses whole."""
+        return self._enqueuer.enqueue_many(requests, on_batch)
+
+    # --- looking ----------------------------------------------------------------------------------
+    def get(self, task_id: str) -> Task:
+        """One task by its full id; one whose document cannot be read is shown as failed(invalid). Raises NotFound."""
+        return show_task(self._document(task_id))
+
+    def get_many(self, ids: Iterable[str]) -> dict[str, Task]:
+        """Those of the tasks that exist. Index `_id`."""
+        wanted = {"_id": {"$in": [to_object_id(task_id) for task_id in ids]}}
+        with self._connection.guard():
+            found = list(self._certain.find(wanted))
+        return {str(document["_id"]): show_task(document) for document in found}
+
+    def _document(self, task_id: str) -> Document:
+        with self._connection.guard():
+            document = self._certain.find_one({"_id": to_object_id(task_id)})
+        if document is None:
+            raise errors.NotFound(f'no task "{task_id}"')
+        return document
+
+    def look_up(self, text: str) -> str:
+        """The full id that begins or ends with `text` (4 characters at least). Indexes `_id`, `endings`.
+
+        Raises NotFound, and Ambiguous with the tasks it could be.
+        """
+        wanted = text.strip().lower()
+        if len(wanted) < LEAST_ID_TEXT:
+            raise errors.NotFound(f'"{text}" is too short for a task\'s id; give at least {LEAST_ID_TEXT} characters')
+        if len(wanted) > ID_LENGTH or not re.fullmatch(r"[0-9a-f]+", wanted):
+            raise errors.NotFound(f'no task "{text}"')
+        lowest, highest = ObjectId(wanted.ljust(ID_LENGTH, "0")), ObjectId(wanted.ljust(ID_LENGTH, "f"))
+        backwards = wanted[::-1]
+        ways: list[Document] = [
+            {"_id": {"$gte": lowest, "$lte": highest}},
+            {"rid": {"$gte": backwards, "$lte": backwards.ljust(ID_LENGTH, "f")}},
+        ]
+        found: dict[str, Any] = {}
+        with self._connection.guard():
+            for way in ways:
+                for document in self._tasks.find(way, {"job": 1}).limit(_SHOWN_CANDIDATES + 1):
+                    found[str(document["_id"])] = document.get("job", "?")
+        if not found:
+            raise errors.NotFound(f'no task "{text}"')
+        if len(found) > 1:
+            raise errors.Ambiguous(f'"{text}" is ambiguous: {_candidates(found)}')
+        return next(iter(found))
+
+    def find(self, wanted: TaskFilter, limit: int = 50, *, after: str | None = None) -> list[Task]:
+        """One page; `after` is the last id of the page before. Documents that cannot be read are shown as such.
+
+        Indexes `by_status`, `by_job`, `by_owner` or `by_tag`, each merged over the statuses; with `ended`, `by_end`.
+        """
+        query = _query(wanted)
+        sort: list[tuple[str, int]] = [("_id", 1 if wanted.order == "oldest" else -1)]
+        if wanted.order == "ended":
+            sort = [("ended_at", -1)]
+            query.setdefault("ended_at", {"$exists": True})
+        if after is not None:
+            query = {"$and": [query, self._beyond(wanted, after)]}
+        with self._connection.guard():
+            return [show_task(document) for document in self._tasks.find(query).sort(sort).limit(limit)]
+
+    def _beyond(self, wanted: TaskFilter, after: str) -> Document:
+        if wanted.order == "oldest":
+            return {"_id": {"$gt": to_object_id(after)}}
+        if wanted.order == "newest":
+            return {"_id": {"$lt": to_object_id(after)}}
+        last = self._document(after)
+        return {"ended_at": {"$lt": last.get("ended_at")}}
+
+    def counts(self) -> dict[Status, int]:
+        """How many tasks are in each status, each capped at 10,000. Index `by_status`, counted in the index."""
+        with self._connection.guard():
+            return {
+                status: self._tasks.count_documents({"status": status.value}, limit=COUNT_CAP, hint="by_status")
+                for status in Status
+            }
+
+    # --- changing ---------------------------------------------------------------------------------
+    def cancel(self, task_id: str, by: str, kill: bool = False) -> Task:
+        """Cancels what has not started; asks the owner of what runs to end it (`kill`: without grace). Index `_id`.
+
+        Raises NotFound, and Refused for a task that has ended.
+        """
+        wanted = {"_id": to_object_id(task_id), "status": {"$in": sorted(OPEN)}}
+        with self._connection.guard():
+            changed = self._tasks.find_one_and_update(
+                wanted, pipelines.cancel(Cancel(by=by, kill=kill)), return_document=ReturnDocument.AFTER
+            )
+        if changed is not None:
+            return show_task(changed)
+        task = self.get(task_id)
+        raise errors.Refused(
+            f"{short(task.id)} already {task.status}{self._ago(task)}; nothing to cancel. "
+            f"To run it again: slotsched retry {short(task.id)}"
+        )
+
+    def retry(self, task_id: str, owner: str | None = None) -> Enqueued:
+        """A new task with the same job, arguments and needs, and `retry_of`. Raises NotFound and Refused."""
+        try:
+            task = read_task(self._document(task_id))
+        except Unreadable as why:
+            raise errors.Refused(f"{short(task_id)} cannot be run again, its document cannot be read: {why}") from why
+        if task.status not in TERMINAL:
+            raise errors.Refused(f"{short(task.id)} is {task.status}; only a task that has ended can be run again")
+        return self.enqueue(
+            TaskRequest(
+                job=task.job,
+                args=task.args,
+                needs=task.needs,
+                priority=task.priority,
+                retry=task.retry,
+                max_time=task.max_time,
+                trigger=f"retry:{task.id}",
+                owner=owner,
+                tags=task.tags,
+                retry_of=task.id,
+                keep=task.keep,
+            )
+        )
+
+    def remove(self, ids: Iterable[str]) -> int:
+        """Deletes those of the tasks that have ended, readable or not; how many. Index `_id`."""
+        known = frozenset(Status) - TERMINAL
+        wanted = {"_id": {"$in": [to_object_id(i) for i in ids]}, "status": {"$nin": sorted(known)}}
+        with self._connection.guard():
+            return self._tasks.delete_many(wanted).deleted_count
+
+    def _ago(self, task: Task) -> str:
+        if task.ended_at is None:
+            return ""
+        return f" {format_duration((self._connection.now() - task.ended_at).total_seconds())} ago"
+
+
+def _query(wanted: TaskFilter) -> Document:
+    """Names the statuses beside a job, owner or tag, so that their index keeps the order and nothing is sorted."""
+    query: Document = {}
+    statuses = wanted.status
+    if statuses is None and wanted.order == "ended":
+        statuses = TERMINAL
+    if statuses is None and (wanted.jobs or wanted.owner or wanted.tags):
+        statuses = frozenset(Status)
+    if statuses is not None:
+        query["status"] = {"$in": sorted(statuses)}
+    by_end = statuses is not None and statuses <= TERMINAL
+    fields: dict[str, Any] = {
+        "job": {"$in": list(wanted.jobs)} if wanted.jobs else None,
+        "owner": wanted.owner,
+        "tags": {"$all": list(wanted.tags)} if wanted.tags else None,
+        "reason": wanted.reason,
+        "ended_at" if by_end else "created_at": _between(wanted.since, wanted.until),
+    }
+    query |= {name: value for name, value in fields.items() if value is not None}
+    if wanted.instance is not None:
+        query["$or"] = [{"instance.id": wanted.instance}, {"instance.name": wanted.instance}]
+    if not by_end:
+        query |= _made_between(wanted.since, wanted.until)
+    return query
+
+
+def _made_between(since: dt.datetime | None, until: dt.datetime | None) -> Document:
+    """The same bounds on ids, which begin with the second they were made in: a listing reads no further back."""
+    lowest = None if since is None else ObjectId.from_datetime(since - _ID_SLACK)
+    highest = None if until is None else ObjectId.from_datetime(until + _ID_SLACK)
+    bounds = {name: bound for name, bound in (("$gte", lowest), ("$lt", highest)) if bound is not None}
+    return {"_id": bounds} if bounds else {}
+
+
+def _between(since: dt.datetime | None, until: dt.datetime | None) -> Document | None:
+    bounds = {name: bound for name, bound in (("$gte", since), ("$lt", until)) if bound is not None}
+    return bounds or None
+
+
+def _candidates(found: dict[str, Any]) -> str:
+    shown = [f"{short(task_id)} {job}" for task_id, job in sorted(found.items())[:_SHOWN_CANDIDATES]]
+    return ", ".join(shown) + (", ..." if len(found) > _SHOWN_CANDIDATES else "")

@@ -1,0 +1,181 @@
+"""Every kind of log store keeps what it was given, under the same keys."""
+
+from __future__ import annotations
+
+import datetime as dt
+import gzip
+import hashlib
+import random
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from s3_servers import Bucket, use_credentials
+
+from slotsched.archive import Archive, log_key, open_archive
+from slotsched.errors import ArchiveError, ObjectMissing
+
+DAY = dt.datetime(2026, 3, 4, 23, 59, tzinfo=dt.UTC)
+KEY = log_key("65f0c0ffee00000000000001", 1, DAY)
+
+
+@dataclass
+class Place:
+    """A log store, and a look at it that does not go through the code under test."""
+
+    archive: Archive
+    bucket: Bucket | None = None
+    folder: Path | None = None
+    in_process: bool = False
+
+    def objects(self) -> dict[str, bytes]:
+        if self.bucket is not None:
+            prefix = self.bucket.prefix + "/"
+            return {key.removeprefix(prefix): data for key, data in self.bucket.objects().items()}
+        assert self.folder is not None
+        files = [path for path in self.folder.rglob("*") if path.is_file()]
+        return {path.relative_to(self.folder).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.fixture(
+    params=["directory", pytest.param("moto", marks=pytest.mark.s3), pytest.param("rclone", marks=pytest.mark.s3)]
+)
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    if request.param == "directory":
+        folder = tmp_path / "logs"
+        yield Place(open_archive(str(folder)), folder=folder)
+        return
+    bucket: Bucket = request.getfixturevalue(f"{request.param}_bucket")
+    use_credentials(monkeypatch, bucket.env)
+    archive = open_archive(bucket.url, endpoint=bucket.endpoint)
+    yield Place(archive, bucket=bucket, in_process=request.param == "moto")
+    archive.close()
+
+
+def log_file(folder: Path, content: bytes) -> Path:
+    path = folder / "log.ndjson"
+    path.write_bytes(content)
+    return path
+
+
+def test_a_stored_log_reads_back_byte_for_byte(place: Place, tmp_path: Path) -> None:
+    content = b'{"level":30,"msg":"x"}\n' * 50_000
+    stored = place.archive.put(KEY, log_file(tmp_path, content))
+    assert b"".join(place.archive.get(KEY)) == content
+    [(key, data)] = place.objects().items()
+    assert key == "2026/03/04/65f0c0ffee00000000000001/1.ndjson.gz"
+    assert gzip.decompress(data) == content
+    assert (stored.bytes, stored.stored_bytes) == (len(content), len(data))
+
+
+def test_an_empty_log_is_an_object_too(place: Place, tmp_path: Path) -> None:
+    assert place.archive.put(KEY, log_file(tmp_path, b"")).bytes == 0
+    assert b"".join(place.archive.get(KEY)) == b""
+
+
+def test_storing_twice_leaves_one_identical_object_and_nothing_beside_the_log(place: Place, tmp_path: Path) -> None:
+    source = log_file(tmp_path, random.Random(1).randbytes(5_000_000))  # above what is packed in memory
+    place.archive.put(KEY, source)
+    first = place.objects()
+    place.archive.put(KEY, source)
+    assert place.objects() == first
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["log.ndjson"]
+
+
+def test_a_missing_object_is_told_apart(place: Place) -> None:
+    with pytest.raises(ObjectMissing):
+        next(place.archive.get(KEY))
+
+
+def test_a_missing_source_is_the_callers_mistake(place: Place, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        place.archive.put(KEY, tmp_path / "none")
+    assert place.objects() == {}
+
+
+def test_a_damaged_object_is_noticed_while_reading(place: Place, tmp_path: Path) -> None:
+    place.archive.put(KEY, log_file(tmp_path, random.Random(1).randbytes(100_000)))
+    [data] = place.objects().values()
+    overwrite(place, data[:-1000])
+    with pytest.raises(ArchiveError, match="ends early"):
+        list(place.archive.get(KEY))
+
+
+def overwrite(place: Place, data: bytes) -> None:
+    if place.folder is not None:
+        (place.folder / KEY).write_bytes(data)
+        return
+    assert place.bucket is not None
+    client = place.bucket.client()
+    client.put_object(Bucket=place.bucket.name, Key=f"{place.bucket.prefix}/{KEY}", Body=data)
+    client.close()
+
+
+def test_the_probe_leaves_nothing_behind(place: Place) -> None:
+    place.archive.check()
+    assert place.objects() == {}
+
+
+def test_prune_deletes_whole_days_before_the_date_and_nothing_else(place: Place, tmp_path: Path) -> None:
+    source = log_file(tmp_path, b"x\n")
+    days = [dt.datetime(*day, tzinfo=dt.UTC) for day in ((2025, 12, 31), (2026, 2, 28), (2026, 3, 4), (2026, 3, 5))]
+    for day in days:
+        for attempt in (1, 2, 3):
+            place.archive.put(log_key("a1", attempt, day), source)
+    place.archive.put("slotsched-note", source)
+    place.archive.put("2025/12/31/a1/notes.txt", source)
+    assert place.archive.prune(dt.date(2026, 3, 4)) == 6
+    left = sorted(place.objects())
+    assert left == sorted(
+        [log_key("a1", n, day) for day in days[2:] for n in (1, 2, 3)] + ["slotsched-note", "2025/12/31/a1/notes.txt"]
+    )
+    assert place.archive.prune(dt.date(2026, 3, 4)) == 0
+
+
+def test_a_large_log_is_stored_and_read_in_bounded_memory(place: Place, tmp_path: Path) -> None:
+    source = tmp_path / "log.ndjson"
+    piece = random.Random(2).randbytes(1 << 20)
+    with source.open("wb") as file:
+        for _ in range(24):
+            file.write(piece)
+    expected = hashlib.sha256(piece * 24).digest()
+    if place.in_process:
+        pytest.skip("this server keeps its objects in the memory of this process")
+    place.archive.check()  # loads what is loaded once
+    tracemalloc.start()
+    try:
+        place.archive.put(KEY, source)
+        seen = hashlib.sha256()
+        for data in place.archive.get(KEY):
+            seen.update(data)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert seen.digest() == expected
+    assert peak < 12e6
+
+
+def head(bucket: Bucket) -> Any:
+    client = bucket.client()
+    try:
+        return client.head_object(Bucket=bucket.name, Key=f"{bucket.prefix}/{KEY}")
+    finally:
+        client.close()
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("kind", ["moto", "rclone"])
+def test_an_object_is_plain_gzip_for_every_client(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket: Bucket = request.getfixturevalue(f"{kind}_bucket")
+    use_credentials(monkeypatch, bucket.env)
+    archive = open_archive(bucket.url, endpoint=bucket.endpoint)
+    archive.put(KEY, log_file(tmp_path, b"line\n"))
+    archive.close()
+    found = head(bucket)
+    assert found["ContentType"] == "application/x-ndjson"
+    assert not found.get("ContentEncoding")
