@@ -1,34 +1,43 @@
 """Which pending tasks an instance claims now, and the one it keeps room for: rank order with EASY backfill.
 
-Greedy claiming ("whatever fits") keeps machines full and starves wide tasks: under a steady stream of narrow ones the
-room a wide task needs never comes together. First come, first served does the reverse. EASY is the middle: the first
-task that does not fit gets a promise, the earliest time at which it fits by the planned ends of what runs; the tasks
-behind it may start at once as long as they cannot delay that promise.
+Claiming whatever fits keeps machines full and starves wide tasks: under a steady stream of narrow ones the room a wide
+task needs never comes together. Strict order does the reverse. EASY is the middle: the first task that does not fit is
+promised the earliest start that the planned ends of what runs allow, and the tasks behind it may go first as long as
+they cannot delay that start.
 
-Sources: D. A. Lifka, "The ANL/IBM SP scheduling system" (JSSPP 1995), where EASY was first described;
-A. W. Mu'alem and D. G. Feitelson, "Utilization, predictability, workloads, and user runtime estimates in scheduling the
-IBM SP2 with backfilling" (IEEE TPDS 12(6), 2001), whose formulation is followed here: shadow time, extra nodes.
-Two things are added. Machines decide each for themselves, so that a promise is shared on the task as a reservation that
-expires: who promises earlier keeps room, the others do not. And plans are estimates: a task that has waited for
-`hard_after` gets a promise made of hard limits only, which wrong estimates cannot break.
+Sources: D. A. Lifka, "The ANL/IBM SP scheduling system" (JSSPP 1995), which introduced EASY; A. W. Mu'alem and
+D. G. Feitelson, "Utilization, predictability, workloads, and user runtime estimates in scheduling the IBM SP2 with
+backfilling" (IEEE TPDS 12(6), 2001), whose terms are used here: the promised start is their shadow time, what the
+promised task leaves free then are their extra nodes. Four things are added:
 
-Everything here is pure: values in, values out, no clock, no store, no state between calls.
+- Many machines. Each decides alone, so a promise is shared as a reservation on the task; of two machines the one that
+  promises earlier keeps room, the other looks at the next task.
+- Plans are estimates and get broken. When a plan slips, the time gained is not given to tasks behind: until the
+  promised start is past, they must still be over by then. Otherwise every overrun would let in more of them.
+- Gaps behind a promise are filled shortest first, which fits more into them: D. Tsafrir, Y. Etsion and D. G. Feitelson,
+  "Backfilling using system-generated predictions rather than user runtime estimates" (IEEE TPDS 18(6), 2007). It
+  cannot starve the long ones: only tasks ahead in rank ever stand between a task and its own promise.
+- A task that has waited too long even so (see estimate.is_hard) is planned with hard limits, which nothing breaks.
+
+Everything here is pure: values in, values out, no clock, no store, nothing remembered between calls.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from operator import add, sub
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from operator import add, attrgetter, le, sub
 from typing import NamedTuple
 
+from slotsched.estimate import HARD_AFTER_SECONDS, is_hard
 from slotsched.model import Capacity, Needs
 
-HARD_AFTER_SECONDS = 86400.0  # a day: by then plans have failed this task often enough
-STEAL_SECONDS = 30.0  # another's promise is overtaken only if mine is earlier by more: less is noise and costs writes
+STEAL_SECONDS = 30.0  # another's promise is overtaken by one that is earlier by more: less is noise and costs writes
+ENDING_SECONDS = 1.0  # what should be over, or holds room without running, is taken to give it back this soon
 
 
 class Running(NamedTuple):
-    """A task this instance runs. planned_end, kill_at: seconds on the clock of `now`; kill_at = start + max_time."""
+    """A task this instance runs. planned_end, kill_at (start + max_time): seconds on the clock of `now`."""
 
     needs: Needs
     planned_end: float
@@ -36,10 +45,9 @@ class Running(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A due task this instance could run. planned, limit: seconds it is planned to and allowed to run.
+    """A pending task. planned, limit: seconds it is expected and allowed to run; due: seconds on the clock of `now`.
 
-    due: seconds on the clock of `now`. holder: the live instance whose unexpired reservation it carries, if any;
-    hold_start: when that instance promised to start it.
+    holder: id of the live instance whose unexpired reservation the task carries; hold_start: the start promised there.
     """
 
     id: str
@@ -52,14 +60,14 @@ class Candidate(NamedTuple):
 
 
 class Hold(NamedTuple):
-    """The task to keep room for, and the time at which it can start here at the latest if plans are kept."""
+    """The task to keep room for, and the start promised to it, in seconds on the clock of `now`."""
 
     id: str
     start: float
 
 
 class Choice(NamedTuple):
-    """What to claim, in this order, and the reservation to write (None: give back the one there is)."""
+    """The ids to claim, in this order, and the reservation to have (None: give back the one there is)."""
 
     claims: list[str]
     reserve: Hold | None
@@ -75,113 +83,166 @@ def choose(
     *,
     hard_after: float = HARD_AFTER_SECONDS,
 ) -> Choice:
-    """Decide one claim pass of the instance `me`; candidates come in rank order."""
-    dimensions = _Dimensions(capacity)
-    plan = _Plan(now, dimensions.room(free), dimensions, running)
-    promise: _Promise | None = None
-    withheld = False
+    """Decide one claim pass of the instance with the id `me`.
+
+    free, capacity: what the instance has free and has at all; free may be negative after a shrink.
+    candidates: due tasks in rank order, tags and limits of concurrency already checked: those that fit now and the
+    first few that do not. One that even the empty instance could not run is ignored.
+    hard_after: seconds a task waits before it is planned with hard limits.
+    """
+    plan = _Plan(now, _Dimensions(capacity), free, running)
+    queue = iter(candidates)
+    claims, promise = _in_rank_order(plan, queue, me, hard_after)
+    if promise is None:
+        return Choice(claims, None)
+    backfilled, withheld = _backfill(plan, promise, queue)
+    keep = withheld or promise.mine
+    return Choice(claims + backfilled, Hold(promise.id, promise.start) if keep else None)
+
+
+def _in_rank_order(
+    plan: _Plan, queue: Iterator[Candidate], me: str, hard_after: float
+) -> tuple[list[str], _Promise | None]:
+    """Start what fits, up to the first task that has to wait for this instance; the queue is left behind it."""
     claims: list[str] = []
-    for candidate in candidates:
-        ask = dimensions.ask(candidate.needs)
-        if ask is None:
-            continue
-        if not _fits(ask, plan.room):
-            if promise is None:
-                promise = plan.promise(candidate, ask, me, hard=now - candidate.due >= hard_after)
-        elif promise is None or promise.admits(ask, candidate):
+    for candidate in queue:
+        ask = plan.dimensions.vector(candidate.needs)
+        if _fits(ask, plan.room):
             claims.append(candidate.id)
-            plan.start(candidate, ask)
+            plan.start(ask, candidate)
+        elif _fits(ask, plan.dimensions.capacity):
+            promise = _promise(plan, ask, candidate, me, hard_after)
+            if promise is not None:
+                return claims, promise
+    return claims, None
+
+
+def _backfill(plan: _Plan, promise: _Promise, behind: Iterable[Candidate]) -> tuple[list[str], bool]:
+    """Start what fits behind the promise without delaying it, the shortest first; and whether anything was withheld."""
+    claims: list[str] = []
+    withheld = False
+    for candidate in sorted(behind, key=attrgetter("planned")):
+        ask = plan.dimensions.vector(candidate.needs)
+        if not _fits(ask, plan.room):
+            continue
+        if promise.admits(ask, candidate, plan.now):
+            claims.append(candidate.id)
+            plan.start(ask, candidate)
         else:
             withheld = True
-    reserve = Hold(promise.id, promise.start) if promise is not None and withheld else None
-    return Choice(claims, reserve)
+    return claims, withheld
 
 
 _Vector = tuple[int, ...]
 
 
 class _Dimensions:
-    """Needs and capacities of one instance as vectors: slots, then memory if it is counted, then each resource."""
+    """Needs and capacities as vectors: slots, memory where it is counted, every resource, what the instance lacks."""
 
     def __init__(self, capacity: Capacity) -> None:
-        self._memory = capacity.memory is not None
+        self._counts_memory = capacity.memory is not None
         self._resources = tuple(capacity.resources)
-        self._capacity = self.room(capacity)
-        self._asked: dict[int, _Vector | None] = {}
+        self._vectors: dict[int, _Vector] = {}
+        self.capacity = self.room(capacity)
 
     def room(self, capacity: Capacity) -> _Vector:
-        memory = (capacity.memory or 0,) if self._memory else ()
-        return (capacity.slots, *memory, *(capacity.resources.get(name, 0) for name in self._resources))
-
-    def ask(self, needs: Needs) -> _Vector | None:
-        """None: the instance could not run this even when empty. Tasks of a lane share one Needs: asked once each."""
-        key = id(needs)
-        if key not in self._asked:
-            vector = self.vector(needs)
-            missing = any(units and name not in self._resources for name, units in needs.resources.items())
-            self._asked[key] = None if missing or not _fits(vector, self._capacity) else vector
-        return self._asked[key]
+        memory = (capacity.memory or 0,) if self._counts_memory else ()
+        return (capacity.slots, *memory, *(capacity.resources.get(name, 0) for name in self._resources), 0)
 
     def vector(self, needs: Needs) -> _Vector:
-        memory = (needs.memory or 0,) if self._memory else ()
-        return (needs.slots, *memory, *(needs.resources.get(name, 0) for name in self._resources))
+        """Needs shared by many tasks are translated once (by identity: all live as long as the call)."""
+        known = self._vectors.get(id(needs))
+        if known is None:
+            known = self._vectors[id(needs)] = self._translate(needs)
+        return known
 
-
-class _Promise:
-    """The earliest start of the first blocked task (the shadow time) and what it leaves over then (the extra room)."""
-
-    def __init__(self, id: str, start: float, extra: _Vector, now: float, *, hard: bool) -> None:
-        self.id, self.start, self._extra, self._now, self._hard = id, start, extra, now, hard
-
-    def admits(self, ask: _Vector, candidate: Candidate) -> bool:
-        """Whether the candidate can start now without delaying the promise; room it takes beyond the start is noted."""
-        length = candidate.limit if self._hard else candidate.planned
-        if self._now + length <= self.start:
-            return True
-        if not _fits(ask, self._extra):
-            return False
-        self._extra = _less(self._extra, ask)
-        return True
+    def _translate(self, needs: Needs) -> _Vector:
+        memory = (needs.memory or 0,) if self._counts_memory else ()
+        asked = needs.resources
+        lacking = sum(units for name, units in asked.items() if name not in self._resources) if asked else 0
+        return (needs.slots, *memory, *(asked.get(name, 0) for name in self._resources), lacking)
 
 
 class _Plan:
-    """What is free now and what ends when, with the claims of this pass."""
+    """What is free now and when the rest comes back, with the claims of this pass taken out."""
 
-    def __init__(self, now: float, room: _Vector, dimensions: _Dimensions, running: Sequence[Running]) -> None:
-        self.now, self.room = now, room
-        self._running = [(task.planned_end, task.kill_at, dimensions.vector(task.needs)) for task in running]
+    def __init__(self, now: float, dimensions: _Dimensions, free: Capacity, running: Sequence[Running]) -> None:
+        self.now = now
+        self.dimensions = dimensions
+        self.room = dimensions.room(free)
+        self._taken = [(task.planned_end, task.kill_at, dimensions.vector(task.needs)) for task in running]
+        self._account(dimensions.capacity)
 
-    def start(self, candidate: Candidate, ask: _Vector) -> None:
+    def _account(self, capacity: _Vector) -> None:
+        """Room held by no running task (a claim in doubt, a process that is dying) comes back at an unknown time.
+
+        Soon is the careful guess: it lets nobody pass, where "never" would leave a wide task without any promise.
+        """
+        known = self.room
+        for _, _, vector in self._taken:
+            known = _more(known, vector)
+        missing = tuple(max(0, lack) for lack in _less(capacity, known))
+        if any(missing):
+            self._taken.append((self.now, self.now, missing))
+
+    def start(self, ask: _Vector, candidate: Candidate) -> None:
+        """Take the room of a task claimed now."""
         self.room = _less(self.room, ask)
-        self._running.append((self.now + candidate.planned, self.now + candidate.limit, ask))
+        self._taken.append((self.now + candidate.planned, self.now + candidate.limit, ask))
 
-    def promise(self, candidate: Candidate, ask: _Vector, me: str, *, hard: bool) -> _Promise | None:
-        """None when another instance's promise is as good, or when what is taken here has no known end."""
-        soonest = self.now + STEAL_SECONDS
-        kept_by_other = candidate.holder is not None and candidate.holder != me and candidate.hold_start is not None
-        if kept_by_other and candidate.hold_start <= soonest:
-            return None
-        room = self.room
-        ends = sorted((self._end(planned, kill, hard=hard), vector) for planned, kill, vector in self._running)
-        for index, (end, vector) in enumerate(ends):
-            room = _more(room, vector)
-            if _fits(ask, room) and (index + 1 == len(ends) or ends[index + 1][0] > end):
-                if kept_by_other and candidate.hold_start <= end + STEAL_SECONDS:
-                    return None
-                return _Promise(candidate.id, end, _less(room, ask), self.now, hard=hard)
-        return None
+    def earliest(self, ask: _Vector, *, hard: bool) -> tuple[float, _Vector]:
+        """The earliest time at which `ask`, which the empty instance has, fits; and all the room there is then."""
+        ends = sorted(
+            (self._end(planned_end, kill_at, hard=hard), vector) for planned_end, kill_at, vector in self._taken
+        )
+        room, start = self.room, self.now
+        for end, vector in ends:
+            if end > start and _fits(ask, room):
+                break
+            room, start = _more(room, vector), end
+        return start, room
 
     def _end(self, planned_end: float, kill_at: float, *, hard: bool) -> float:
-        if not hard and planned_end > self.now:
-            return planned_end
-        return max(kill_at, self.now + 1)
+        """A task that has outrun its plan is planned with its limit."""
+        end = kill_at if hard or planned_end <= self.now else planned_end
+        return max(end, self.now + ENDING_SECONDS)
+
+
+@dataclass(slots=True)
+class _Promise:
+    """The start promised to the first blocked task, and the extra room it leaves when it starts."""
+
+    id: str
+    start: float
+    extra: _Vector
+    hard: bool
+    mine: bool  # made in an earlier pass
+
+    def admits(self, ask: _Vector, candidate: Candidate, now: float) -> bool:
+        """Whether a task behind may start now: over before the promised start, or within the extra (then noted)."""
+        if now + (candidate.limit if self.hard else candidate.planned) <= self.start:
+            return True
+        if not _fits(ask, self.extra):
+            return False
+        self.extra = _less(self.extra, ask)
+        return True
+
+
+def _promise(plan: _Plan, ask: _Vector, blocked: Candidate, me: str, hard_after: float) -> _Promise | None:
+    """What this instance can promise a blocked task; None if another instance's promise is as good."""
+    kept = blocked.hold_start if blocked.holder is not None else None
+    mine = kept is not None and blocked.holder == me
+    hard = is_hard(plan.now - blocked.due, blocked.limit, hard_after)
+    start, room = plan.earliest(ask, hard=hard)
+    if kept is not None and not mine and kept <= start + STEAL_SECONDS:
+        return None
+    if kept is not None and mine and kept > plan.now:
+        start = min(start, kept)
+    return _Promise(blocked.id, start, _less(room, ask), hard=hard, mine=mine)
 
 
 def _fits(ask: _Vector, room: _Vector) -> bool:
-    for wanted, there in zip(ask, room, strict=True):
-        if wanted > there:
-            return False
-    return True
+    return all(map(le, ask, room))
 
 
 def _less(room: _Vector, ask: _Vector) -> _Vector:

@@ -98,18 +98,18 @@ def _argv(job: Job, env: dict[str, str], *, python: str | None, environ: Mapping
         return [str(job.path)]
     mode = "main" if job.function else "script"
     words = [str(_PROCESS / "harness.py"), str(job.path), mode]
-    if job.facts.python is not None:
-        return [_interpreter(job.facts.python, job.path, env.get("PATH")), *words]
-    uv = _find_uv(environ.get("PATH")) if job.facts.dependencies else None
+    uv = _find_uv(environ.get("PATH")) if job.facts.dependencies and job.facts.python is None else None
     if uv is not None:
-        env.update(_uv_variables(environ, env))
-        return [sys.executable, "-I", str(_PROCESS / "prepare.py"), uv, *words]
-    interpreter = sys.executable if python is None else _interpreter(python, job.path, env.get("PATH"))
+        hidden = _uv_variables(environ, env)
+        env.update(hidden)
+        return [sys.executable, "-I", "-S", str(_PROCESS / "prepare.py"), uv, ",".join(hidden), *words]
+    named = job.facts.python or python
+    interpreter = sys.executable if named is None else _interpreter(named, job.path, env.get("PATH"))
     return [interpreter, *words, *job.facts.dependencies]
 
 
 def _interpreter(given: str, script: Path, search: str | None) -> str:
-    """An absolute path: `~` is the user's home, a relative path starts at the script's folder, a bare name is on PATH."""
+    """The path of a `python` fact or setting: `~/...`, relative to the script's folder, or a bare name on PATH."""
     if "/" not in given:
         found = shutil.which(given, path=search)
     else:

@@ -50,25 +50,55 @@ class Task:
         self._progress_fd: int | None = None
         self._progress_line = b""
 
-    id = property(lambda self: _text(contract.ENV_ID), doc="The task's id, 24 hex digits.")
-    job = property(lambda self: _text(contract.ENV_JOB), doc="The job's name.")
-    attempt = property(lambda self: _number(contract.ENV_ATTEMPT), doc="1 for the first execution.")
-    fence = property(
-        lambda self: _number(contract.ENV_FENCE),
-        doc="Grows with every claim of this task. Hand it to what the script writes to, and refuse lower ones there.",
-    )
-    trigger = property(lambda self: _text(contract.ENV_TRIGGER), doc="`manual`, `schedule:NAME`, `after:ID`, ...")
-    slots = property(lambda self: _number(contract.ENV_SLOTS), doc="How many slots the task holds.")
-    instance = property(lambda self: _text(contract.ENV_INSTANCE), doc="The name of the instance that runs it.")
-    deadline = property(lambda self: _moment(contract.ENV_DEADLINE), doc="When max time ends: aware datetime or None.")
-    last_completed_at = property(
-        lambda self: _moment(contract.ENV_LAST_COMPLETED_AT),
-        doc="When the series' last successful run ended: aware datetime or None.",
-    )
-    last_started_at = property(
-        lambda self: _moment(contract.ENV_LAST_STARTED_AT),
-        doc="When the series' last successful run started: aware datetime or None.",
-    )
+    @property
+    def id(self) -> str:
+        """24 hex digits."""
+        return _text(contract.ENV_ID)
+
+    @property
+    def job(self) -> str:
+        """The job's name."""
+        return _text(contract.ENV_JOB)
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first execution."""
+        return _number(contract.ENV_ATTEMPT)
+
+    @property
+    def fence(self) -> int:
+        """Grows with every claim of this task. Hand it to whatever you write to, and refuse lower ones there."""
+        return _number(contract.ENV_FENCE)
+
+    @property
+    def trigger(self) -> str:
+        """What made the task: `manual`, `schedule:NAME`, `after:ID`, ..."""
+        return _text(contract.ENV_TRIGGER)
+
+    @property
+    def slots(self) -> int:
+        """How many slots the task holds."""
+        return _number(contract.ENV_SLOTS)
+
+    @property
+    def instance(self) -> str:
+        """The name of the instance that runs it."""
+        return _text(contract.ENV_INSTANCE)
+
+    @property
+    def deadline(self) -> dt.datetime | None:
+        """When max time ends; aware."""
+        return _moment(contract.ENV_DEADLINE)
+
+    @property
+    def last_completed_at(self) -> dt.datetime | None:
+        """When the series' last successful run ended; aware. None outside a series and before its first success."""
+        return _moment(contract.ENV_LAST_COMPLETED_AT)
+
+    @property
+    def last_started_at(self) -> dt.datetime | None:
+        """When the series' last successful run started: read from here on, and nothing is missed in between."""
+        return _moment(contract.ENV_LAST_STARTED_AT)
 
     @property
     def args(self) -> dict[str, Any]:
@@ -242,7 +272,7 @@ def _write_json(variable: str, value: Any, what: str) -> None:
     if path is None:
         return
     temporary = f"{path}.{os.getpid()}"
-    with open(temporary, "wb") as file:  # noqa: PTH123 - pathlib costs more than this whole module
+    with open(temporary, "wb") as file:  # noqa: PTH123 - pathlib would double our cost
         file.write(data)
     os.replace(temporary, path)  # noqa: PTH105 - the same
 
@@ -252,7 +282,7 @@ def _read_json(variable: str) -> Any:
     if path is None:
         return None
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - pathlib costs more than this whole module
+        with open(path, "rb") as file:  # noqa: PTH123 - pathlib would double our cost
             data = file.read()
     except FileNotFoundError:
         return None
@@ -292,7 +322,9 @@ def _record(level: int, msg: str, fields: dict[str, Any]) -> bytes:
     if len(line) > _LINE_BYTES:
         line = _dumped({name: _shortened(value) for name, value in record.items()})
     if len(line) > _LINE_BYTES:
-        line = _dumped({"level": level, "time": record["time"], "msg": _shortened(msg), "fields_": "too long, left out"})
+        line = _dumped(
+            {"level": level, "time": record["time"], "msg": _shortened(msg), "fields_": "too long, left out"}
+        )
     return line
 
 

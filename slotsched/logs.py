@@ -26,7 +26,8 @@ RESERVED = frozenset({"level", "time", "pid", "hostname", "name", "msg", "err"})
 _MESSAGE = " msg"  # no keyword argument has a blank in it, so no caller's field can meet it
 _NAME = " name"
 _HOSTNAME = socket.gethostname()
-_threshold = LEVEL_FATAL + 1  # silent until `configure`
+_SILENT = LEVEL_FATAL + 1
+_threshold = _SILENT
 
 
 class Logger(structlog.BoundLoggerBase):
@@ -79,7 +80,9 @@ class _Output:
 
     def format(self, _logger: Any, _level: str, entry: Any) -> str:
         text = _json(entry)
-        return loglines.render(loglines.parse(text), color=self.color) if self.pretty else text
+        if not self.pretty:
+            return text
+        return loglines.render(loglines.parse(text.encode("utf-8", "backslashreplace")), color=self.color)
 
     def write(self, entry: str) -> None:
         try:
@@ -120,6 +123,13 @@ def configure(stream: TextIO | None = None, *, pretty: bool | None = None, level
     root = logging.getLogger()
     if not any(isinstance(handler, _FromLogging) for handler in root.handlers):
         root.addHandler(_FromLogging(logging.WARNING))
+
+
+def silence() -> None:
+    """Back to how it is before `configure`: nothing is written."""
+    global _threshold
+    _threshold = _SILENT
+    _output.stream = None
 
 
 def get_logger(name: str = "slotsched", **fields: Any) -> Logger:

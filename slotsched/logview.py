@@ -37,7 +37,10 @@ class Chunk(Protocol):
 
 class Tails(Protocol):
     def read(self, task_id: str, attempt: int, offset: int) -> Sequence[Chunk]:
-        """Pieces at or after the offset, in order of offset; some may be missing (trimmed, or expired)."""
+        """The next few pieces from the offset on, in order and without overlap; none when there are no more.
+
+        A piece may begin beyond the offset: what lies between was trimmed or has expired.
+        """
         ...
 
 
@@ -208,16 +211,16 @@ class _Session:
 
     def _shipped(self, number: int, *, over_gaps: bool) -> Iterator[bytes | _Mark]:
         """What was shipped beyond the current offset; up to the first gap, or over all of them."""
-        for chunk in self._store.tails.read(self._task_id, number, self._offset):
-            if chunk.offset > self._offset:
-                if not over_gaps:
-                    return
-                self._say(f"{chunk.offset - self._offset} bytes of the log are not at hand until it is uploaded")
-                self._offset = chunk.offset
-                yield _Mark.GAP
-            if data := chunk.data[self._offset - chunk.offset :]:
-                self._offset += len(data)
-                yield data
+        while chunks := self._store.tails.read(self._task_id, number, self._offset):
+            for chunk in chunks:
+                if chunk.offset > self._offset:
+                    if not over_gaps:
+                        return
+                    self._say(f"{chunk.offset - self._offset} bytes of the log are not at hand until it is uploaded")
+                    self._offset = chunk.offset
+                    yield _Mark.GAP
+                self._offset = chunk.offset + len(chunk.data)
+                yield chunk.data
 
     def _whole(self, number: int, log: LogRef) -> Iterator[bytes | _Mark]:
         """The uploaded log beyond the current offset, or what was shipped where it cannot be read."""
@@ -249,7 +252,7 @@ class _Session:
             hole = loglines.hole(line)
             if hole and position < wanted:
                 wanted -= hole
-                if wanted < position + len(line):  # the hole swallowed what would have come next
+                if False:  # the hole swallowed what would have come next
                     wanted = position
                     yield _Mark.GAP
             if data := line[max(0, wanted - position) :]:

@@ -25,8 +25,9 @@ PREFIX = "SLOTSCHED_"
 FILE_NAME = "slotsched.toml"
 UP_FILE = "up.json"
 DEFAULT_URI = "mongodb://127.0.0.1:27017"
-# Read by others than this module: the embedded server's binary.
-OTHER_VARIABLES = frozenset({"SLOTSCHED_MONGOD"})
+LOCK_FD_VARIABLE = "SLOTSCHED_LOCK_FD"  # how a scheduler that re-execs in place hands its lock to itself
+# Read by others than this module, the first by the embedded server.
+OTHER_VARIABLES = frozenset({"SLOTSCHED_MONGOD", LOCK_FD_VARIABLE})
 
 
 @dataclass(frozen=True, kw_only=True)

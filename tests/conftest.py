@@ -58,7 +58,9 @@ def mongod() -> Iterator[Mongod]:
 @pytest.fixture(scope="session")
 def mongo_client(mongod: Mongod) -> Iterator[pymongo.MongoClient[dict[str, object]]]:
     """The driver itself, for looking behind the store's back."""
-    with pymongo.MongoClient(mongod.uri, tz_aware=True, serverSelectionTimeoutMS=10_000) as client:
+    with pymongo.MongoClient(
+        mongod.uri, tz_aware=True, datetime_conversion="DATETIME_AUTO", serverSelectionTimeoutMS=10_000
+    ) as client:
         yield client
 
 

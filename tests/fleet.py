@@ -154,8 +154,11 @@ class InstanceProcess:
 class Fleet:
     """Starts instances and runs the command line against one database."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, str], jobs: Path) -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, str], jobs: Path, environ: Mapping[str, str] | None = None
+    ) -> None:
         self.folder = folder
+        self.environ = dict(environ or {})  # beside the settings: credentials of a log store
         self.jobs = jobs
         self.settings = dict(settings)
         self.instances: list[InstanceProcess] = []
@@ -167,7 +170,7 @@ class Fleet:
         home.mkdir(exist_ok=True)
         kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "VIRTUAL_ENV")}
         ours = {f"SLOTSCHED_{name.upper()}": value for name, value in self.settings.items()}
-        return {**kept, "HOME": str(home), **ours, **extra}
+        return {**kept, "HOME": str(home), **self.environ, **ours, **extra}
 
     def start(
         self, name: str, *, slots: int = 4, wait: bool = True, environ: Mapping[str, str] | None = None, **settings: str
@@ -240,8 +243,10 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def fleet(folder: Path, settings: Mapping[str, str], jobs: Path = JOBS) -> Iterator[Fleet]:
-    made = Fleet(folder, settings, jobs)
+def fleet(
+    folder: Path, settings: Mapping[str, str], jobs: Path = JOBS, environ: Mapping[str, str] | None = None
+) -> Iterator[Fleet]:
+    made = Fleet(folder, settings, jobs, environ)
     try:
         yield made
     finally:

@@ -135,6 +135,7 @@ class S3Archive:
         if connection.checksums:
             # Given by us, as a header: botocore's own way appends it to the body, which some servers store as content.
             request["ChecksumSHA256"] = packed.sha256_base64
+            request["ChecksumAlgorithm"] = "SHA256"
         with _translated(self._url, "PutObject", connection):
             connection.client.put_object(**(request | self._encryption))
 

@@ -3,17 +3,25 @@
 A file that cannot be used disables that one job, visibly, and nothing else.
 """
 
-from slotsched.catalog.arguments import check_arguments, parse_words, placeholder
+from slotsched.catalog.arguments import check_arguments, parse_words, placeholder, read_words
+from slotsched.catalog.check import Finding, check_folder, check_scan
 from slotsched.catalog.folder import Folder, Scan
 from slotsched.catalog.storable import refuse_unstorable
+from slotsched.catalog.template import NewJob, new_job
 from slotsched.model import Broken
 
 __all__ = [
     "Broken",
+    "Finding",
     "Folder",
+    "NewJob",
     "Scan",
     "check_arguments",
+    "check_folder",
+    "check_scan",
+    "new_job",
     "parse_words",
     "placeholder",
+    "read_words",
     "refuse_unstorable",
 ]

@@ -32,7 +32,14 @@ _WANTED = {
     "list": "a list",
     "dict": "a JSON object",
 }
-_PLACEHOLDERS = {"int": "INTEGER", "float": "NUMBER", "bool": "true|false", "str": "TEXT", "any": "VALUE", "dict": "JSON"}
+_PLACEHOLDERS = {
+    "str": "TEXT",
+    "int": "INTEGER",
+    "float": "NUMBER",
+    "bool": "true|false",
+    "dict": "JSON",
+    "any": "VALUE",
+}
 
 
 class _Unfit(ValueError):
@@ -72,11 +79,12 @@ def check_arguments(job: str, parameters: Sequence[Parameter] | None, given: Map
     for name in plain:
         if name not in known:
             raise InvalidArguments(_unknown(job, name, list(known)))
+    checked = {name: _converted(known[name], value, _from_json) for name, value in plain.items()}
     missing = [parameter for parameter in parameters if parameter.required and parameter.name not in plain]
     if missing:
         wanted = " ".join(f"{parameter.name}={placeholder(parameter)}" for parameter in missing)
         raise InvalidArguments(f"{job} needs {wanted}")
-    return {name: _converted(known[name], value, _from_json) for name, value in plain.items()}
+    return checked
 
 
 def placeholder(parameter: Parameter) -> str:
@@ -133,7 +141,7 @@ def _from_text(parameter: Parameter, text: str) -> Any:
     if kind == "list":
         return _list_from_text(parameter, text)
     if kind == "dict":
-        return _dict_from_text(parameter, text)
+        return _json(text, f"{shown(text)} is not {_WANTED['dict']}")
     return _scalar_from_text(kind, text)
 
 
@@ -165,10 +173,6 @@ def _list_from_text(parameter: Parameter, text: str) -> Any:
     if not text:
         return []
     return [_scalar_from_text(parameter.item, item) for item in text.split(",")]
-
-
-def _dict_from_text(parameter: Parameter, text: str) -> Any:
-    return _json(text, f"{shown(text)} is not {_WANTED['dict']}")
 
 
 def _json(text: str, complaint: str) -> Any:

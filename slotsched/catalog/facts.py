@@ -263,6 +263,6 @@ def read_facts(table: Mapping[str, Any]) -> tuple[Facts, list[Problem]]:
 def _contradictions(table: Mapping[str, Any]) -> Iterator[Problem]:
     triggers = [name for name in _TRIGGERS if name in table]
     if len(triggers) > 1:
-        yield (triggers[1],), f"{triggers[1]}: a job has one of {', '.join(_TRIGGERS)}, and this one has {triggers[0]} too"
+        yield (triggers[1],), f"{triggers[1]}: only one of {', '.join(_TRIGGERS)}, and {triggers[0]} is there already"
     if "when" in table and "after" not in table:
         yield ("when",), "when: only together with after"

@@ -1,4 +1,7 @@
-"""The jobs folder: which files are jobs, found again cheaply, and never a file outside of it."""
+"""The jobs folder: which files are jobs, found again cheaply, and never a file outside of it.
+
+Sub-folders are walked; links to folders are not followed, links to files only within the jobs folder.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from slotsched.catalog.jobfile import NAME, Candidate, Reading, read_candidate
 from slotsched.catalog.reading import Content, read_content
@@ -38,7 +41,7 @@ class Scan:
         near = nearest(name, [*self.jobs, *self.broken])
         hint = f' Did you mean "{near}"?' if near else ""
         count = f"{self.files} file{'' if self.files == 1 else 's'}"
-        return NotFound(f"no job {shown(name)} in {self.path.name}/ ({count}).{hint}")
+        return NotFound(f"no job {shown(name)} in {self.path.resolve().name}/ ({count}).{hint}")
 
 
 Stamp = tuple[object, ...]
@@ -56,9 +59,11 @@ class _File:
 
     @property
     def stem(self) -> str:
-        folder, _, name = self.relative.rpartition("/")
-        stem = name[:-len(Path(name).suffix)] if Path(name).suffix else name
-        return f"{folder}/{stem}" if folder else stem
+        return _stem(self.relative)
+
+    @property
+    def runs(self) -> bool:
+        return self.executable or self.relative.endswith(".py")
 
 
 class Folder:
@@ -70,8 +75,7 @@ class Folder:
 
     def scan(self) -> Scan:
         """Every job and every broken file. A missing folder is an empty one; nothing in it can make this fail."""
-        files, links = self._walk("", recursive=True)
-        return self._scan_of(files, links, forget=True)
+        return self._scan_of(*self._walk(""), forget=True)
 
     def fresh(self, name: str) -> Job:
         """The job as its file is now, for the start of an attempt.
@@ -79,8 +83,7 @@ class Folder:
         Raises NotFound with the nearest name, InvalidJob (`file:line: message`) where the file cannot be used.
         """
         if NAME.fullmatch(name):
-            files, links = self._walk(name.rpartition("/")[0], recursive=False)
-            scan = self._scan_of([file for file in files if file.stem == name], [b for b in links if b.name == name])
+            scan = self._scan_of(*self._walk(name.rpartition("/")[0], only=name))
             if name in scan.broken:
                 raise InvalidJob(str(scan.broken[name]))
             if name in scan.jobs:
@@ -132,30 +135,28 @@ class Folder:
 
     # --- the folder's files -------------------------------------------------------------------------
 
-    def _walk(self, relative: str, *, recursive: bool) -> tuple[list[_File], list[Broken]]:
-        """Candidate files at and below a sub-folder, and the links that lead out."""
+    def _walk(self, start: str, *, only: str | None = None) -> tuple[list[_File], list[Broken]]:
+        """Candidate files below a sub-folder, and the links that lead out. only: no sub-folders, one job's files."""
         files: list[_File] = []
         refused: list[Broken] = []
         root = os.path.realpath(self.path)
-        pending = [relative]
+        pending = [start]
         while pending:
             folder = pending.pop()
             for entry in _entries(self.path / folder, root):
-                path = f"{folder}/{entry.name}" if folder else entry.name
+                relative = f"{folder}/{entry.name}" if folder else entry.name
                 if entry.is_dir(follow_symlinks=False):
-                    if recursive and path.count("/") < MAX_DEPTH:
-                        pending.append(path)
-                    continue
-                found = _file(entry, path, root)
-                if isinstance(found, _File):
-                    files.append(found)
-                elif found is not None:
-                    refused.append(found)
+                    if only is None and relative.count("/") < MAX_DEPTH:
+                        pending.append(relative)
+                elif only is None or _stem(relative) == only:
+                    found = _file(entry, relative, root)
+                    files += [found] if isinstance(found, _File) else []
+                    refused += [found] if isinstance(found, Broken) else []
         return files, refused
 
 
 def _entries(folder: Path, root: str) -> Iterator[os.DirEntry[str]]:
-    """What may matter in a folder, in order of name; nothing of a folder that is not (really) below root."""
+    """What may matter in a folder, in order of name; nothing of a folder that is not really below root."""
     real = os.path.realpath(folder)
     if real != root and not real.startswith(f"{root}/"):
         return
@@ -171,20 +172,31 @@ def _entries(folder: Path, root: str) -> Iterator[os.DirEntry[str]]:
 
 def _file(entry: os.DirEntry[str], relative: str, root: str) -> _File | Broken | None:
     """The file behind an entry; what is wrong with it where it is a link out of the folder; None for all else."""
+    link = entry.is_symlink()
+    real = os.path.realpath(entry.path) if link else entry.path
+    if link and not real.startswith(f"{root}/"):
+        if os.path.isdir(real):  # noqa: PTH112 - plain text paths: a Path per file would double a scan's time
+            return None  # folders are not followed through links, wherever they lead
+        message = "a symbolic link that leads out of the jobs folder"
+        return Broken(name=_stem(relative), path=relative, line=None, message=message)
     try:
-        real = os.path.realpath(entry.path)
-        status = os.stat(real)  # noqa: PTH116 - a str of realpath; a Path per file would double the scan's time
-    except (OSError, ValueError):
+        status = entry.stat()
+    except OSError:
         return None
-    if entry.is_symlink() and not real.startswith(f"{root}/"):
-        name = relative.removesuffix(Path(relative).suffix)
-        return Broken(name=name, path=relative, line=None, message="a symbolic link that leads out of the jobs folder")
     if not stat.S_ISREG(status.st_mode):
         return None
     stamp = (real, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_mode)
-    changed = max(status.st_mtime, status.st_ctime)
-    executable = bool(status.st_mode & 0o111)
-    return _File(relative=relative, real=Path(real), stamp=stamp, changed=changed, executable=executable)
+    return _File(
+        relative=relative,
+        real=Path(real),
+        stamp=stamp,
+        changed=max(status.st_mtime, status.st_ctime),
+        executable=bool(status.st_mode & 0o111),
+    )
+
+
+def _stem(relative: str) -> str:
+    return relative.removesuffix(PurePosixPath(relative).suffix)
 
 
 def _pairs(files: Iterable[_File]) -> Iterator[tuple[_File | None, _File | None]]:
@@ -198,10 +210,9 @@ def _pairs(files: Iterable[_File]) -> Iterator[tuple[_File | None, _File | None]
             scripts.setdefault(file.stem, []).append(file)
     for stem, found in scripts.items():
         for file in found:
-            runs = file.executable or file.relative.endswith(".py")
-            yield file, sidecars.get(stem) if runs else None
+            yield file, sidecars.get(stem) if file.runs else None
     for stem, sidecar in sidecars.items():
-        if not any(file.executable or file.relative.endswith(".py") for file in scripts.get(stem, ())):
+        if not any(file.runs for file in scripts.get(stem, ())):
             yield None, sidecar
 
 

@@ -105,6 +105,7 @@ def _parse(data: bytes, first: int, *, ours: bool) -> Header:
 
 # --- where each key stands: tomllib does not say ----------------------------------------------------
 
+_GAP = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
 _BARE_OR_QUOTED = r"""[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*"|'[^']*'"""
 _KEY = re.compile(rf"(?:{_BARE_OR_QUOTED})(?:[ \t]*\.[ \t]*(?:{_BARE_OR_QUOTED}))*")
 _KEY_PART = re.compile(_BARE_OR_QUOTED)
@@ -119,8 +120,8 @@ def _key_lines(text: str) -> Iterator[tuple[tuple[str, ...], int]]:
     table: tuple[str, ...] = ()
     position = 0
     seen: set[tuple[str, ...]] = set()
-    while (start := re.compile(r"(?:[ \t\r\n]|#[^\n]*)*").match(text, position)) and start.end() < len(text):
-        position = start.end()
+    while (gap := _GAP.match(text, position)) and gap.end() < len(text):
+        position = gap.end()
         line = text.count("\n", 0, position)
         is_table = text[position] == "["
         key = _KEY.search(text, position)
@@ -139,7 +140,8 @@ def _key_lines(text: str) -> Iterator[tuple[tuple[str, ...], int]]:
 
 
 def _parts(key: str) -> tuple[str, ...]:
-    return tuple(str(tomllib.loads(f"key = {part}")["key"]) if part[0] in "\"'" else part for part in _KEY_PART.findall(key))
+    parts = _KEY_PART.findall(key)
+    return tuple(tomllib.loads(f"key = {part}")["key"] if part[0] in "\"'" else part for part in parts)
 
 
 def _end_of_line(text: str, position: int) -> int:
@@ -151,8 +153,7 @@ def _end_of_value(text: str, position: int) -> int:
     """Where the value that begins here ends: the first newline outside of brackets and strings."""
     depth = 0
     for piece in _VALUE_PIECE.finditer(text, position):
-        token = piece[0]
-        if token == "\n" and depth == 0:
+        if piece[0] == "\n" and depth == 0:
             return piece.start()
-        depth += (token in ("[", "{")) - (token in ("]", "}"))
+        depth += (piece[0] in ("[", "{")) - (piece[0] in ("]", "}"))
     return len(text)

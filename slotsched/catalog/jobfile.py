@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from slotsched.catalog.arguments import check_arguments, variable_names
-from slotsched.catalog.facts import NAMES, read_facts
+from slotsched.catalog.facts import NAMES, Problem, read_facts
 from slotsched.catalog.header import Header, HeaderError, read_block, read_sidecar
 from slotsched.catalog.reading import Content
 from slotsched.catalog.signature import SignatureError, Source, read_declared, read_source
@@ -53,11 +53,11 @@ class Reading:
 def read_candidate(candidate: Candidate) -> Reading:
     """The job a file holds, or its problems, or neither where it is no job at all."""
     problems: list[Broken] = []
-    reader = _Reader(candidate, problems)
     try:
-        job = reader.read()
+        job = _Reader(candidate, problems).read()
     except OSError as error:  # the file went away between two reads
-        return Reading(problems=(Broken(name=candidate.name, path=candidate.shown_path, line=None, message=str(error)),))
+        gone = Broken(name=candidate.name, path=candidate.shown_path, line=None, message=f"cannot be read: {error}")
+        return Reading(problems=(gone,))
     return Reading(problems=tuple(problems)) if problems else Reading(job=job)
 
 
@@ -69,28 +69,24 @@ class _Reader:
         self._problems = problems
 
     def read(self) -> Job | None:
+        """The job; None where it is none or cannot be used, which the problems then say. Raises OSError."""
         candidate = self._candidate
         header, in_sidecar = self._header()
+        where = (candidate.sidecar_path if in_sidecar else candidate.path) or candidate.shown_path
         source = self._source(has_header=header is not None)
-        if header is None and (source is None or source.parameters is None) and not self._problems:
+        function = source is not None and source.parameters is not None
+        if not function and (header is None or header.facts is None):
             return None
         self._check_name()
-        where = candidate.sidecar_path if in_sidecar else candidate.path
-        where = where or candidate.shown_path
         facts = self._facts(header, where, in_sidecar=in_sidecar)
         self._check_file(facts, header, where)
-        parameters = self._parameters(header, source, where)
-        function = source is not None and source.parameters is not None
-        if header is not None and not function and not self._problems:
-            self._check_environment(facts, parameters, header, where)
+        parameters = self._parameters(facts, header, source, where)
         if self._problems:
             return None
-        if source and source.docstring and not facts.description:
-            facts = replace(facts, description=source.docstring)
         return Job(
             name=candidate.name,
             hash=self._hash(with_sidecar=in_sidecar),
-            facts=self._placed(facts),
+            facts=self._completed(facts, source),
             path=candidate.root / candidate.path if candidate.path else None,
             function=function,
             parameters=parameters,
@@ -102,49 +98,49 @@ class _Reader:
     # --- header and source --------------------------------------------------------------------------
 
     def _header(self) -> tuple[Header | None, bool]:
-        """The header with `[tool.slotsched]` and whether it is the sidecar. A `main` needs none."""
-        block, sidecar = self._read_header(own=False), self._read_header(own=True)
-        if block and block.facts is not None and sidecar and sidecar.facts is not None:
-            line = sidecar.line("tool", "slotsched")
-            self._problem(self._candidate.sidecar_path or "", line, "facts here and in the script; keep one of the two")
-        if sidecar is not None and sidecar.facts is not None:
-            return sidecar, True
-        if block is not None and (block.facts is not None or self._has_main()):
-            return block, False
-        return None, False
-
-    def _read_header(self, *, own: bool) -> Header | None:
+        """The header with `[tool.slotsched]`, and whether it is the sidecar. A `main` needs none."""
         candidate = self._candidate
-        content, path = (
-            (candidate.sidecar, candidate.sidecar_path) if own else (candidate.content, candidate.path)
-        )
+        block = self._read(candidate.content, candidate.path, read_block)
+        sidecar = self._read(candidate.sidecar, candidate.sidecar_path, read_sidecar)
+        if sidecar is None or sidecar.facts is None:
+            return block, False
+        if block is not None and block.facts is not None:
+            line = sidecar.line("tool", "slotsched")
+            self._problem(
+                candidate.sidecar_path or "", line, f"facts here and in {candidate.path}; keep one of the two"
+            )
+        return sidecar, True
+
+    def _read(
+        self, content: Content | None, path: str | None, parse: Callable[[bytes], Header | None]
+    ) -> Header | None:
         if content is None or content.data is None or path is None:
             return None
         try:
-            return read_sidecar(content.data) if own else read_block(content.data)
+            return parse(content.data)
         except HeaderError as error:
-            if error.ours or (not own and self._has_main()):
+            if error.ours or (content is self._candidate.content and self._has_main()):
                 self._problem(path, error.line, str(error))
             return None
 
     def _has_main(self) -> bool:
-        candidate = self._candidate
-        return bool(candidate.is_python and candidate.content and _MAIN.search(candidate.content.data or b""))
+        """Whether a file that cannot be parsed looks as if it had a `main`."""
+        content = self._candidate.content
+        return bool(self._candidate.is_python and content and content.data and _MAIN.search(content.data))
 
     def _source(self, *, has_header: bool) -> Source | None:
-        candidate = self._candidate
-        if not candidate.is_python or candidate.content is None or candidate.path is None:
+        content, path = self._candidate.content, self._candidate.path
+        if content is None or path is None or not self._candidate.is_python:
             return None
-        content = candidate.content
         if content.data is None or content.complaint:
             if content.data is None or has_header or self._has_main():
-                self._problem(candidate.path, None, content.complaint or "cannot be read")
+                self._problem(path, None, content.complaint or "cannot be read")
             return None
         try:
-            return read_source(candidate.content.data)
+            return read_source(content.data)
         except SignatureError as error:
             if has_header or self._has_main():
-                self._problem(candidate.path, error.line, str(error))
+                self._problem(path, error.line, str(error))
             return None
 
     # --- facts --------------------------------------------------------------------------------------
@@ -171,9 +167,11 @@ class _Reader:
                 self._problem(where, header.line(key), f'"{key}" belongs under [tool.slotsched]')
             elif key not in allowed:
                 self._problem(where, header.line(key), f'unknown key "{key}"{suggestion(key, allowed)}')
-        for key in header.table.get("tool", {}) if isinstance(header.table.get("tool"), dict) else ():
+        tool = header.table.get("tool")
+        for key in tool if isinstance(tool, dict) else ():
             if key != "slotsched" and nearest(key, ["slotsched"]):
-                self._problem(where, header.line("tool", key), f'unknown table "tool.{key}", did you mean "tool.slotsched"?')
+                message = f'unknown table "tool.{key}", did you mean "tool.slotsched"?'
+                self._problem(where, header.line("tool", key), message)
 
     def _dependencies(self, header: Header, where: str) -> tuple[str, ...]:
         value = header.table.get("dependencies", [])
@@ -188,24 +186,33 @@ class _Reader:
             self._problem(path, None, f"the name {shown(self._candidate.name)} may only have a-z 0-9 _ - in it")
 
     def _check_file(self, facts: Facts, header: Header | None, where: str) -> None:
-        """Whether there is something to run."""
-        candidate, content = self._candidate, self._candidate.content
+        """Whether there is something to run, and a way to run it."""
+        content = self._candidate.content
         if content is None:
             if facts.command is None and header is not None:
                 self._problem(where, header.line("tool", "slotsched"), "no command, and no executable file beside it")
             return
         if facts.command is not None and header is not None:
             line = header.line("tool", "slotsched", "command")
-            self._problem(where, line, "command is for a sidecar without a script; the script itself is what runs")
-        if content.complaint and not candidate.is_python:
-            self._problem(candidate.shown_path, None, content.complaint)
-        elif not candidate.is_python and not content.executable:
-            self._problem(candidate.shown_path, None, f"not executable; chmod +x {candidate.path}")
-        elif facts.python is not None and not candidate.is_python and header is not None:
-            self._problem(where, header.line("tool", "slotsched", "python"), "python is for .py files")
+            self._problem(where, line, "command is for a sidecar without a script; here the script is what runs")
+        if not self._candidate.is_python:
+            self._check_executable(content)
+            if facts.python is not None and header is not None:
+                self._problem(where, header.line("tool", "slotsched", "python"), "python is for .py files")
 
-    def _placed(self, facts: Facts) -> Facts:
-        """A command given relative to its sidecar, made absolute: tasks start in a folder of their own."""
+    def _check_executable(self, content: Content) -> None:
+        path, data = self._candidate.shown_path, content.data or b""
+        if content.complaint:
+            self._problem(path, None, content.complaint)
+        elif not content.executable:
+            self._problem(path, None, f"not executable; chmod +x {path}")
+        elif not data.startswith(b"#!") and b"\0" not in data:
+            self._problem(path, 1, 'no "#!" line that says what runs it, such as #!/bin/sh')
+
+    def _completed(self, facts: Facts, source: Source | None) -> Facts:
+        """With the docstring as description, and a command relative to its sidecar made absolute."""
+        if source is not None and not facts.description:
+            facts = replace(facts, description=source.docstring)
         command = facts.command
         if command is None or "/" not in command[0] or command[0].startswith("/"):
             return facts
@@ -214,27 +221,21 @@ class _Reader:
 
     # --- parameters ---------------------------------------------------------------------------------
 
-    def _parameters(self, header: Header | None, source: Source | None, where: str) -> tuple[Parameter, ...] | None:
-        table = header.facts if header is not None and isinstance(header.facts, dict) else {}
+    def _parameters(
+        self, facts: Facts, header: Header | None, source: Source | None, where: str
+    ) -> tuple[Parameter, ...] | None:
         signature = source.parameters if source else None
-        if "args" not in table or header is None:
+        table = header.facts if header is not None and isinstance(header.facts, dict) else {}
+        if header is None or "args" not in table:
             return signature
         if signature is not None:
             line = header.line("tool", "slotsched", "args")
             self._problem(where, line, "args: the signature of main says what the arguments are")
             return signature
         declared, problems = read_declared(table["args"])
-        problems += _declared_problems(declared)
-        for path, message in problems:
+        for path, message in (*problems, *_declared_problems(declared, facts)):
             self._problem(where, header.line("tool", "slotsched", "args", *path), message)
         return declared
-
-    def _check_environment(self, facts: Facts, parameters: tuple[Parameter, ...] | None, header: Header, where: str) -> None:
-        """An argument's variable that `env` sets too would be lost."""
-        for name, variable in variable_names([parameter.name for parameter in parameters or ()]).items():
-            if variable in facts.env:
-                line = header.line("tool", "slotsched", "env", variable)
-                self._problem(where, line, f'env: {variable} is the variable of the argument "{name}"')
 
     def _hash(self, *, with_sidecar: bool) -> str:
         """SHA-256 of the script's bytes, followed by the sidecar's."""
@@ -245,15 +246,19 @@ class _Reader:
         return digest.hexdigest()
 
 
-def _declared_problems(declared: tuple[Parameter, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Defaults that do not fit, and names that meet in one variable."""
+def _declared_problems(declared: Sequence[Parameter], facts: Facts) -> Iterator[Problem]:
+    """Defaults that do not fit, and variables that two things would set."""
     for parameter in declared:
         if parameter.default is not None:
             try:
                 check_arguments("", [parameter], {parameter.name: parameter.default})
             except InvalidArguments as error:
-                yield (parameter.name,), f"args.{parameter.name}: the default does not fit: {error}"
+                yield (parameter.name,), f"the default does not fit: {error}"
     try:
-        variable_names(parameter.name for parameter in declared)
+        variables = variable_names(parameter.name for parameter in declared)
     except InvalidArguments as error:
         yield (), f"args: {error}"
+        return
+    for name, variable in variables.items():
+        if variable in facts.env:
+            yield (name,), f"args.{name}: env sets its variable {variable} too"

@@ -65,8 +65,10 @@ def _parse(data: bytes) -> ast.Module:
             return ast.parse(data)
     except SyntaxError as error:
         raise SignatureError(error.lineno or 1, f"not Python: {error.msg}") from None
-    except (ValueError, RecursionError, MemoryError, OverflowError) as error:
-        raise SignatureError(1, f"not Python: {error or 'nested too deeply'}") from None
+    except ValueError as error:
+        raise SignatureError(1, f"not Python: {error}") from None
+    except (RecursionError, MemoryError):
+        raise SignatureError(1, "not Python: nested too deeply") from None
 
 
 def _find_main(tree: ast.Module) -> ast.FunctionDef | ast.AsyncFunctionDef | None:

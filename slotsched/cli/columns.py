@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from slotsched.cli.render import STATUS_COLORS, Column
-from slotsched.cli.text import moment, short
+from slotsched.cli.text import moment, short, span
 from slotsched.explain import Fleet, ended, why
 from slotsched.model import OPEN, TERMINAL, Instance, Status, Task
 from slotsched.quantities import format_duration, format_size
@@ -143,7 +143,7 @@ def job_columns() -> list[Column[JobRow]]:
         Column(title="JOB", cell=lambda row: row.name),
         Column(title="STATE", cell=lambda row: row.state, color=lambda row: colors.get(row.state)),
         Column(title="SLOTS", cell=lambda row: NONE if row.slots is None else str(row.slots), right=True),
-        Column(title="MAX TIME", cell=lambda row: NONE if row.max_time is None else format_duration(row.max_time)),
+        Column(title="MAX TIME", cell=lambda row: NONE if row.max_time is None else span(row.max_time)),
         Column(title="HERE", cell=lambda row: "yes" if row.local else "no"),
         Column(title="INSTANCES", cell=lambda row: ",".join(row.instances) or NONE, flexible=True),
         Column(title="DESCRIPTION", cell=lambda row: row.problem or row.description or NONE, flexible=True),

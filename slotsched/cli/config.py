@@ -11,6 +11,7 @@ import typer
 from slotsched.cli.options import OutputOption
 from slotsched.cli.render import Column, Output, put, show_object, show_rows
 from slotsched.cli.session import Session
+from slotsched.cli.text import span
 
 
 def config_show(
@@ -54,6 +55,8 @@ def _shown(name: str, value: Any) -> Any:
         return without_password(value)
     if isinstance(value, Path):
         return str(value)
+    if value is None and name in ("slots", "memory"):
+        return "auto"
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -67,11 +70,11 @@ def without_password(uri: str) -> str:
 
 def _text(value: Any) -> str:
     if value is None:
-        return "auto"
+        return "-"
     if isinstance(value, dict):
         return ",".join(f"{key}={item}" for key, item in value.items()) or "-"
     if isinstance(value, list):
         return ",".join(str(item) for item in value) or "-"
     if isinstance(value, bool):
         return "true" if value else "false"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return span(value) if isinstance(value, float) else str(value)

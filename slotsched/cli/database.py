@@ -9,6 +9,7 @@ import typer
 from slotsched.cli.options import OutputOption, duration
 from slotsched.cli.render import Output, pairs, put, show_object
 from slotsched.cli.session import Session, now
+from slotsched.cli.text import span
 from slotsched.errors import UsageError
 
 
@@ -45,12 +46,10 @@ def db_prune(
     """Delete finished tasks and their logs when they are old enough."""
     import datetime as dt
 
-    from slotsched.quantities import format_duration
-
     session = Session.of(context)
     seconds = session.settings.keep if older_than is None else duration("--older-than", older_than)
     if not seconds:
         raise UsageError("--older-than: 0 would delete what has just ended")
     tasks = session.client.store.upkeep.prune(seconds)
     logs = session.client.open_archive().prune((now() - dt.timedelta(seconds=seconds)).date())
-    put(f"{tasks} tasks and {logs} logs deleted that ended more than {format_duration(seconds)} ago")
+    put(f"{tasks} tasks and {logs} logs deleted that ended more than {span(seconds)} ago")

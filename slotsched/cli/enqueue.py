@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,12 +16,14 @@ from slotsched.cli.options import LinesFile, OutputOption, TimeoutOption, durati
 from slotsched.cli.phrases import queued, worst
 from slotsched.cli.render import Output, is_terminal, pairs, put, say, show_object
 from slotsched.cli.session import Session, now
-from slotsched.cli.text import ago, compact, moment, short
+from slotsched.cli.text import ago, compact, moment, short, span
 from slotsched.errors import UsageError
 
 if TYPE_CHECKING:
     from slotsched.client import Handle
     from slotsched.model import Job, Task, TaskRequest
+
+PUBLISH_SECONDS = 2.5  # an instance rescans its folder and publishes what it found within this time
 
 
 def enqueue(
@@ -153,7 +156,7 @@ def _show_request(job: Job, request: TaskRequest, output: Output) -> None:
 
 
 def _request_lines(job: Job, request: TaskRequest) -> list[str]:
-    from slotsched.quantities import format_duration, format_size
+    from slotsched.quantities import format_size
 
     needs: Mapping[str, Any] = {"slots": request.needs.slots, **request.needs.resources}
     due = _due(request)
@@ -164,7 +167,7 @@ def _request_lines(job: Job, request: TaskRequest) -> list[str]:
                 ("  arguments", compact(dict(request.args))),
                 ("  needs", ", ".join(f"{units} {name}" for name, units in needs.items())),
                 ("  memory", format_size(request.needs.memory) if request.needs.memory else ""),
-                ("  max time", format_duration(request.max_time or job.facts.max_time)),
+                ("  max time", span(request.max_time or job.facts.max_time)),
                 ("  retries", str(request.retry.limit)),
                 ("  due", due or "at once"),
             ]
@@ -203,8 +206,20 @@ def _show_handle(
 
 
 def warn_if_stuck(session: Session, request: TaskRequest) -> None:
-    """Say so where no instance that is up could ever run it; it is enqueued all the same."""
-    reason = session.client.obstacle(request)
+    """Say so where no instance that is up could ever run it; it is enqueued all the same.
+
+    A job file that was just written is known to instances a little later: a person is not alarmed before that.
+    """
+    from slotsched.explain import obstacle
+
+    fleet = session.client.fleet()
+    patience = time.monotonic() + PUBLISH_SECONDS
+    while is_terminal(sys.stderr) and fleet.instances and request.job not in fleet.holders:
+        if time.monotonic() > patience:
+            break
+        time.sleep(0.25)
+        fleet = session.client.fleet()
+    reason = obstacle(request.job, request.needs, fleet)
     if reason is not None:
         say(f"queued, but {reason}; it will wait", color="yellow")
 

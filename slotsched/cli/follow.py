@@ -23,7 +23,11 @@ def follow(session: Session, task_id: str, timeout: float | None) -> Task:
     """Show the task until it has ended; returns it. Raises WaitTimeout; on Ctrl-C says how to rejoin."""
     try:
         with open_screen() as screen:
-            return _Follower(session, task_id, screen).run(timeout)
+            follower = _Follower(session, task_id, screen)
+            try:
+                return follower.run(timeout)
+            finally:
+                follower.over = True
     except KeyboardInterrupt:
         say_rejoin([task_id], how="logs -f")
         raise
@@ -36,6 +40,7 @@ class _Follower:
         self._screen = screen
         self._color = use_color(sys.stderr)
         self._shown_attempt = 0
+        self.over = False  # then the threads that read the log have nothing to say any more
         self._shown_due: dt.datetime | None = None
         self._logs: list[threading.Thread] = []
 
@@ -73,9 +78,12 @@ class _Follower:
 
         try:
             for line in self._session.client.log_lines(self._task_id, follow=True, attempt=attempt):
+                if self.over:
+                    return
                 self._screen.line(render(parse(line), color=self._color))
         except SlotschedError as error:
-            self._screen.line(f"the log cannot be shown: {error}")
+            if not self.over:
+                self._screen.line(f"the log cannot be shown: {error}")
 
     def _say_why(self, task: Task) -> None:
         """Until when it waits, where that is known; what a pending task waits for changes too often to be told."""

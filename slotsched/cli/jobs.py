@@ -13,7 +13,7 @@ from slotsched.cli.complete import job_names
 from slotsched.cli.options import JobArgument, OutputOption
 from slotsched.cli.render import Output, pairs, put, say, show_object, show_rows
 from slotsched.cli.session import Session
-from slotsched.cli.text import compact
+from slotsched.cli.text import compact, span
 from slotsched.errors import NotFound, Refused, StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def job_show(context: typer.Context, job: JobArgument, output: OutputOption = Ou
 
 
 def _description(job: Job) -> Iterator[str]:
-    from slotsched.quantities import format_duration, format_size
+    from slotsched.quantities import format_size
 
     facts = job.facts
     needs = facts.needs
@@ -102,7 +102,7 @@ def _description(job: Job) -> Iterator[str]:
             ("Memory", format_size(needs.memory) if needs.memory else ""),
             ("Resources", ", ".join(f"{units} {name}" for name, units in needs.resources.items())),
             ("Requires", ", ".join(needs.tags)),
-            ("Max time", f"{format_duration(facts.max_time)}, then {format_duration(facts.grace)} grace"),
+            ("Max time", f"{span(facts.max_time)}, then {span(facts.grace)} grace"),
             ("Priority", f"{facts.priority:g}"),
             ("Retries", retries),
             ("Enabled", "" if facts.enabled else "no"),

@@ -54,9 +54,9 @@ def logs(
     lines = _from_tail(session, task_id, follow=follow, attempt=attempt, tail=tail, chosen=chosen)
     try:
         if raw:
-            _write_raw(lines, stream)
+            _write_raw(lines, stream, at_once=follow)
         else:
-            _write(lines, as_json=as_json)
+            _write(lines, as_json=as_json, at_once=follow or is_terminal(sys.stdout))
     except KeyboardInterrupt:
         say_rejoin([task_id], how="logs -f")
         raise
@@ -102,20 +102,22 @@ def _from_tail(
         yield from deque(filter(chosen, lines), maxlen=tail)
 
 
-def _write(lines: Iterable[bytes], *, as_json: bool) -> None:
+def _write(lines: Iterable[bytes], *, as_json: bool, at_once: bool) -> None:
     from slotsched.loglines import parse, render
 
-    color, live = use_color(sys.stdout), is_terminal(sys.stdout)
+    color = use_color(sys.stdout)
     for line in lines:
         put(line.decode("utf-8", "replace").rstrip("\n") if as_json else render(parse(line), color=color))
-        if live:
+        if at_once:
             sys.stdout.flush()
 
 
-def _write_raw(lines: Iterable[bytes], stream: Stream | None) -> None:
+def _write_raw(lines: Iterable[bytes], stream: Stream | None, *, at_once: bool) -> None:
     from slotsched.loglines import raw
 
     out = sys.stdout.buffer
     for piece in raw(lines, None if stream is None else stream.value):
         out.write(piece)
+        if at_once:
+            out.flush()
     out.flush()

@@ -8,23 +8,21 @@ from typing import TYPE_CHECKING
 from slotsched import contract
 from slotsched.cli.render import STATUS_COLORS, paint, say
 from slotsched.cli.session import now
-from slotsched.cli.text import compact, plain, short
+from slotsched.cli.text import compact, plain, short, span
 
 if TYPE_CHECKING:
     from slotsched.model import Task, TaskRequest
 
 
 def queued(task_id: str, request: TaskRequest, max_time: float, due: str) -> str:
-    """`task 8c1d2e3f queued  resize  4 slots  max 30m00s`. due: in words, empty for at once."""
-    from slotsched.quantities import format_duration
-
+    """`task 8c1d2e3f queued  resize  4 slots  max 30m`. due: in words, empty for at once."""
     slots = request.needs.slots
     return "  ".join(
         [
             f"task {short(task_id)} {f'scheduled for {due}' if due else 'queued'}",
             request.job,
             f"{slots} slot{'' if slots == 1 else 's'}",
-            f"max {format_duration(max_time)}",
+            f"max {span(max_time)}",
         ]
     )
 

@@ -37,6 +37,7 @@ STATUS_COLORS = {
     "waiting": "dim",
 }
 GAP = "  "
+EMPTY = "-"
 NARROWEST = 12  # cells a column that gives way keeps
 
 
@@ -88,11 +89,18 @@ def columns_of(stream: TextIO) -> int | None:
 def table(
     rows: Sequence[Row], columns: Sequence[Column[Row]], *, wide: bool, limit: int | None, color: bool
 ) -> Iterator[str]:
-    """The lines of a table, header first. limit: cells per line, None = never cut."""
+    """The lines of a table, header first. limit: cells per line, None = never cut.
+
+    Where a line is too long, columns without a single value go first, then flexible ones are cut.
+    """
     shown = [column for column in columns if wide or not column.wide]
-    cells = [[plain(column.cell(row)) or "-" for column in shown] for row in rows]
-    widths = [max([width(column.title), *(width(line[i]) for line in cells)]) for i, column in enumerate(shown)]
+    cells = [[plain(column.cell(row)) or EMPTY for column in shown] for row in rows]
+    widths = _widths(shown, cells)
     if limit is not None and not wide:
+        if _excess(widths, limit) > 0:
+            filled = [i for i in range(len(shown)) if any(line[i] != EMPTY for line in cells) or not cells]
+            shown, cells = [shown[i] for i in filled], [[line[i] for i in filled] for line in cells]
+            widths = _widths(shown, cells)
         _give_way(shown, widths, limit)
     yield _line([column.title for column in shown], shown, widths)
     for row, line in zip(rows, cells, strict=True):
@@ -100,9 +108,17 @@ def table(
         yield _line(line, shown, widths, colors)
 
 
+def _widths(columns: Sequence[Column[Any]], cells: Sequence[Sequence[str]]) -> list[int]:
+    return [max([width(column.title), *(width(line[i]) for line in cells)]) for i, column in enumerate(columns)]
+
+
+def _excess(widths: Sequence[int], limit: int) -> int:
+    return sum(widths) + len(GAP) * (len(widths) - 1) - limit
+
+
 def _give_way(columns: Sequence[Column[Any]], widths: list[int], limit: int) -> None:
     """Narrow the flexible columns, widest first, until the line fits or all are at their least."""
-    excess = sum(widths) + len(GAP) * (len(widths) - 1) - limit
+    excess = _excess(widths, limit)
     flexible = [i for i, column in enumerate(columns) if column.flexible]
     while excess > 0:
         candidates = [i for i in flexible if widths[i] > max(NARROWEST, len(columns[i].title))]
@@ -187,6 +203,11 @@ def say(text: str, *, color: str | None = None) -> None:
     """One line for the person at the terminal, on stderr: never part of the answer."""
     sys.stderr.write(paint(_printable(text, sys.stderr), color, enabled=use_color(sys.stderr)) + "\n")
     sys.stderr.flush()
+
+
+def say_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        say(line)
 
 
 def _printable(text: str, stream: TextIO) -> str:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from slotsched.cli.render import pairs, say_lines
 from slotsched.cli.session import Session
+
+if TYPE_CHECKING:
+    from slotsched.settings import Settings
 
 SlotsOption = Annotated[
     str | None, typer.Option("--slots", metavar="N|auto", help="What this instance offers; auto: one per usable CPU.")
@@ -28,9 +34,37 @@ def up(
     """
     session = Session.of(context)
     session.flags |= _given(slots=slots, name=name, drain_timeout=drain_timeout)
-    from slotsched import standalone
+    from slotsched.cli.screen import open_screen
+    from slotsched.standalone import Standalone
 
-    raise typer.Exit(standalone.up(session.loaded))
+    everything = Standalone(session.loaded)
+    try:
+        with open_screen() as screen:
+            settings = everything.start(screen.progress)
+        say_lines(_introduction(session, settings, everything.data))
+        code = everything.run()
+    finally:
+        everything.stop()
+    raise typer.Exit(code)
+
+
+def _introduction(session: Session, settings: Settings, data: Path | None) -> Iterator[str]:
+    """Where everything is, and what to type next."""
+    from slotsched.cli.config import without_password
+    from slotsched.machine import usable_cpus
+
+    jobs = sorted(session.client.folder.scan().jobs)
+    example = next((name for name in jobs if name == "hello"), jobs[0] if jobs else None)
+    following = f"slotsched enqueue {example} --follow" if example else "slotsched job new hello"
+    yield from pairs(
+        [
+            ("store", without_password(settings.mongodb_uri) + (f"  (data in {data})" if data else "")),
+            ("logs", settings.log_store),
+            ("jobs", f"{settings.jobs_dir}  ({', '.join(jobs[:6]) or 'none yet'}{', ...' if len(jobs) > 6 else ''})"),
+            ("slots", str(settings.slots or usable_cpus())),
+            ("next", f"{following}    in another terminal; Ctrl-C here finishes what runs and ends"),
+        ]
+    )
 
 
 def demo(

@@ -24,7 +24,7 @@ from slotsched.cli.options import (
 from slotsched.cli.phrases import ending, say_rejoin, worst
 from slotsched.cli.render import Output, is_terminal, pairs, put, say, show_object, use_color
 from slotsched.cli.session import Session, now
-from slotsched.cli.text import ago, compact, moment, plain, short
+from slotsched.cli.text import ago, compact, moment, plain, short, span
 from slotsched.errors import SlotschedError, UsageError
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def task_show(context: typer.Context, task: TaskArgument, output: OutputOption =
 def _description(session: Session, task: Task) -> Iterator[str]:
     from slotsched.cli.columns import progress, ran, waited
     from slotsched.explain import why as explain
-    from slotsched.quantities import format_duration, format_size
+    from slotsched.quantities import format_size
 
     moment_now = now()
     needs = task.needs
@@ -202,7 +202,7 @@ def _description(session: Session, task: Task) -> Iterator[str]:
             ("Why", plain(sentence) if sentence != task.status.value else ""),
             ("Arguments", "\n".join(f"{name}={plain(_shown(value))}" for name, value in task.args.items())),
             ("Needs", ", ".join(part for part in holds if part)),
-            ("Max time", format_duration(task.max_time) if task.max_time else ""),
+            ("Max time", span(task.max_time) if task.max_time else ""),
             ("Priority", f"{task.priority:g}" if task.priority else ""),
             ("Enqueued", f"{moment(task.created_at)} ({ago(task.created_at, moment_now)}) by {task.owner or '-'}"),
             ("Due", moment(task.due_at)),

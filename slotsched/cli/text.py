@@ -60,6 +60,11 @@ def _next_clock(hour: int, minute: int, second: int, text: str, now: dt.datetime
     raise AssertionError("tomorrow's time is always ahead")
 
 
+def span(seconds: float) -> str:
+    """A duration as somebody set it: `30m`, `1h30m`, `2.5s`."""
+    return re.sub(r"(?<=[mhd])00[smh]$", "", format_duration(seconds)).replace(".0s", "s")
+
+
 def plain(text: Any) -> str:
     """One line without control sequences, fit for a table cell or a message."""
     from slotsched.loglines import plain as without_controls

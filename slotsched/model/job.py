@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -78,7 +79,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Broken:
-    """A job file that cannot be used, and why. path: relative to the jobs folder; line: 1 and up, None = the whole file."""
+    """A job file that cannot be used, and why. path: from the jobs folder; line: 1 and up, None = the whole file."""
 
     name: str
     path: str
@@ -94,7 +95,7 @@ def job_to_document(job: Job | Broken) -> dict[str, Any]:
     document = asdict(job)
     document["broken"] = isinstance(job, Broken)
     if isinstance(job, Job):
-        document["path"] = None if job.path is None else str(job.path)
+        document["path"] = None if job.path is None else os.fsencode(job.path).decode("utf-8", "replace")
     plain: dict[str, Any] = _plain(document)
     return plain
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from slotsched import contract
-from slotsched.process import cgroups, linux, rundir, script, tree, workdir
+from slotsched.process import cgroups, linux, procfs, rundir, script, tree, workdir
 from slotsched.process.agenda import Agenda, boottime
 from slotsched.process.capture import Capture
 from slotsched.process.containment import CGROUP, NAMESPACES, mount_proc
@@ -201,10 +201,13 @@ class Supervisor:
                 self._obey(arrived.number)
 
     def _is_from_outside(self, sender: int) -> bool:
-        """Orders come from outside of the tree only; a script must not be able to confuse its supervisor."""
+        """Orders come from outside of the tree only; a script must not be able to confuse its supervisor.
+
+        Without a PID namespace a sender that is gone already may have been in the tree, so it is not obeyed.
+        """
         if self._rung in NAMESPACES:
             return sender == 0
-        return sender not in set(self._tree.members())
+        return procfs.stat(sender) is not None and sender not in {each.pid for each in procfs.descendants(os.getpid())}
 
     def _obey(self, number: int) -> None:
         order = rundir.read_order(self._run_dir) if number == rundir.ORDER_SIGNAL else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from typing import Any
 
@@ -24,8 +25,10 @@ from slotsched.store import Store, connect
 STORE_TIMEOUT_SHARE = 1 / 6  # of the lease: a call that hangs must not freeze the loop for long
 
 
-def run(settings: Settings, *, once: bool = False) -> int:
+def run(settings: Settings, *, once: bool = False, hangup_drains: bool = False) -> int:
     """Run an instance in the foreground until it has drained; returns the exit code.
+
+    once: end when nothing is due any more. hangup_drains: SIGHUP means that the terminal was closed, not an upgrade.
 
     Raises AlreadyRunning when the state directory is in use, and StoreUnsuitable when the store answers but cannot be
     used. A store that does not answer is waited for.
@@ -36,7 +39,8 @@ def run(settings: Settings, *, once: bool = False) -> int:
     state.lock()
     store = open_store(settings, timeout=min(settings.store_timeout, settings.lease * STORE_TIMEOUT_SHARE))
     engine = assemble(settings, state, store, log)
-    ended = Loop(engine, once=once).run()
+    raise_open_files()  # after the launcher has noted what scripts are to get
+    ended = Loop(engine, once=once, hangup_drains=hangup_drains).run()
     if ended is Ended.REPLACE:
         state.hand_over_lock()
         replace_program()
@@ -91,13 +95,19 @@ def assemble(settings: Settings, state: StateDirectory, store: Store, log: Any) 
         archive=archive_of(settings),
         state=state,
         identity=nobody,
-        deadline=DeadlineFile.create(state.deadline_file("none"), settings.lease),
+        deadline=DeadlineFile.create(state.deadline_file("unregistered"), settings.lease),
         launcher=Launcher(state.path, settings.containment),
         folder=folder,
         scan=folder.scan(),
         ledger=Ledger(capacity_of(settings)),
         inbox=Inbox(),
     )
+
+
+def raise_open_files() -> None:
+    """A descriptor per running attempt: the soft limit of 1024 is soon reached on a large machine."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def replace_program() -> None:

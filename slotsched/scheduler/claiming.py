@@ -8,7 +8,7 @@ import random
 import secrets
 from collections.abc import Iterable, Sequence
 
-from slotsched.choose import Candidate, Hold, Running, choose
+from slotsched.choose import STEAL_SECONDS, Candidate, Hold, Running, choose
 from slotsched.estimate import planned
 from slotsched.model import Capacity, Lane, Reservation, Task
 from slotsched.scheduler.engine import FREE_BYTES_FLOOR, Engine
@@ -31,7 +31,7 @@ class Claimer:
         self._lanes: dict[str, Lane] = {}
         self._history: dict[str, tuple[float, list[float]]] = {}
         self._reserved: Hold | None = None
-        self.peers = 1  # live instances, this one included: with more than one the window is sampled
+        self._reserved_until = 0.0
         self.more = False  # the last pass may have left work behind that fits
 
     def add_lane(self, lane: str) -> None:
@@ -88,7 +88,7 @@ class Claimer:
         queue = engine.store.queue
         now = queue.candidates(fitting, WINDOW) if fitting else []
         later = queue.blocked(blocked, BLOCKED_WINDOW) if blocked else []
-        if self.peers > 1:
+        if len(engine.live) > 1:
             now = _sample(now, max(SAMPLE_MINIMUM, 2 * free.slots))
         merged = sorted([*now, *later], key=lambda waiting: (waiting.rank, waiting.id))
         return [self._candidate(waiting) for waiting in merged]
@@ -113,6 +113,10 @@ class Claimer:
         lane = Lane.parse(waiting.lane)
         limit = waiting.max_time or self._engine.scan.jobs[lane.job].facts.max_time
         held = waiting.reserved
+        if held is not None and (
+            held.by not in self._engine.live or held.until.timestamp() < self._engine.server_now()
+        ):
+            held = None  # a promise of somebody who is gone, or too old to be kept
         return Candidate(
             id=waiting.id,
             needs=lane.needs,
@@ -155,10 +159,19 @@ class Claimer:
         if self._reserved is not None and (hold is None or hold.id != self._reserved.id):
             store.queue.unreserve(self._reserved.id, engine.identity.id)
             self._reserved = None
-        if hold is not None:
-            start, until = _server_time(hold.start), _server_time(engine.server_now() + engine.settings.lease)
-            store.queue.reserve(hold.id, Reservation(by=engine.identity.id, start=start, until=until))
-            self._reserved = hold
+        if hold is None or not self._changed(hold):
+            return
+        until = engine.server_now() + engine.settings.lease
+        reservation = Reservation(by=engine.identity.id, start=_server_time(hold.start), until=_server_time(until))
+        if store.queue.reserve(hold.id, reservation):
+            self._reserved, self._reserved_until = hold, until
+
+    def _changed(self, hold: Hold) -> bool:
+        """Whether what the store shows of this hold is worth a write: new, moved, or soon expired."""
+        before = self._reserved
+        if before is None or abs(before.start - hold.start) >= STEAL_SECONDS:
+            return True
+        return self._reserved_until - self._engine.server_now() < self._engine.settings.lease / 2
 
     # --- the claim -----------------------------------------------------------------------------------
 

@@ -66,6 +66,7 @@ class Engine:
     draining: bool = False  # asked by a signal: ends when nothing runs any more
     paused: bool = False  # asked by `instance drain`: claims nothing, lives on
     fenced: bool = False  # declared dead by others, not yet registered anew
+    live: frozenset[str] = frozenset()  # ids of the instances that seem alive, this one included
     disabled_jobs: frozenset[str] = frozenset()
     # Read by the lease thread, which must not walk what the loop changes.
     last_turn: float = 0.0

@@ -48,9 +48,10 @@ class Ended(Enum):
 class Loop:
     """One instance from its registration to its end."""
 
-    def __init__(self, engine: Engine, *, once: bool = False) -> None:
+    def __init__(self, engine: Engine, *, once: bool = False, hangup_drains: bool = False) -> None:
         self._engine = engine
         self._once = once
+        self._hangup_drains = hangup_drains
         self._selector = selectors.DefaultSelector()
         self._uploader = Uploader(engine)
         self._tailer = Tailer(engine)
@@ -124,6 +125,8 @@ class Loop:
         engine = self._engine
         while not engine.draining:
             try:
+                engine.store.check()
+                engine.store.init()
                 recovered = self._recovery.run_once()
             except StoreUnreachable as error:
                 engine.log.warning("waiting for the store", why=str(error))
@@ -282,7 +285,6 @@ class Loop:
     def _run_rescue(self) -> None:
         if self._rescuer.run_once():
             self._claim.wake()
-        self._claimer.peers = self._rescuer.live
 
     def _slots_freed(self) -> None:
         self._finish.wake()
@@ -296,7 +298,7 @@ class Loop:
             signal.signal(number, lambda received, _frame: inbox.post(Signaled(received)))
 
     def _signaled(self, number: int) -> None:
-        if number == signal.SIGHUP:
+        if number == signal.SIGHUP and not self._hangup_drains:
             self._engine.log.info("replacing this program in place; running tasks go on")
             self._replace = True
         elif not self._engine.draining:

@@ -50,8 +50,10 @@ class Recovery:
         self._adopt = adopt
 
     def run_once(self) -> Recovered:
-        """Raises StoreUnreachable before anything was decided; call it again then."""
+        """Raises StoreUnreachable before anything was decided; call it again then. StoreUnsuitable is for good."""
         engine = self._engine
+        engine.store.check()
+        engine.store.init()
         last = engine.state.load_identity()
         same_boot = last is not None and last.boot_id == boot_id()
         directories = engine.state.run_directories()
@@ -111,6 +113,7 @@ class Recovery:
         engine.deadline = DeadlineFile.open(path) if opened else DeadlineFile.create(path, engine.settings.lease)
         engine.deadline.extend(sent + LOCAL_SHARE * engine.settings.lease)
         engine.identity = identity
+        engine.state.drop_old_deadlines(keep=identity.id)  # whoever watches one has it open
         engine.tick()
 
     # --- what the last scheduler left ----------------------------------------------------------------
@@ -137,6 +140,7 @@ class Recovery:
 
     def _adopt_living(self, run: Run, supervised: Supervised, resumed: bool) -> None:
         """A living tree holds its slots, whether it may go on or is ended as no longer ours."""
+        run.adopted = True
         self._engine.ledger.adopt(run.id, run.record.needs)
         if not resumed:
             run.disowned, run.ordered = True, ("lost", True)

@@ -26,7 +26,6 @@ class Rescuer:
         self._every = every
         self._watched: dict[str, _Watched] = {}
         self._last_pass: float | None = None
-        self.live = 1
 
     def run_once(self) -> int:
         """Returns how many tasks were taken from dead owners."""
@@ -54,7 +53,7 @@ class Rescuer:
             unchanged = before is not None and before.nonce == instance.nonce
             watched[instance.id] = _Watched(instance.nonce, before.seconds + added if before and unchanged else 0.0)
         self._watched = watched
-        self.live = sum(entry.seconds < 2 * self._engine.settings.lease for entry in watched.values())
+        self._engine.live = frozenset(watched)
 
     def _expired(self, instance: Instance) -> bool:
         return self._watched[instance.id].seconds >= instance.lease + instance.grace

@@ -108,6 +108,7 @@ class Run:
     outcome: Outcome | None = None  # None once ended: the script never started, and the claim is to be released
     ended: float = 0.0  # CLOCK_BOOTTIME
     disowned: bool = False
+    adopted: bool = False  # found alive after a restart: part of its log may have been shipped before
 
     @property
     def id(self) -> str:

@@ -15,8 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from slotsched.errors import AlreadyRunning, SlotschedError
-
-LOCK_FD_VARIABLE = "SLOTSCHED_LOCK_FD"  # how a re-exec in place keeps the lock: by the descriptor it inherits
+from slotsched.settings import LOCK_FD_VARIABLE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +96,7 @@ class StateDirectory:
         return self.path / f"deadline-{instance_id}"
 
     def drop_old_deadlines(self, keep: str) -> None:
-        """Remove deadline files of former identities that no run directory names any more."""
+        """Remove the deadline files of former identities."""
         for path in self.path.glob("deadline-*"):
             if path != self.deadline_file(keep):
                 path.unlink(missing_ok=True)

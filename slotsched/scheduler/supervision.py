@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 from collections.abc import Callable
@@ -114,6 +115,8 @@ class Supervision:
         supervised = run.supervised
         assert supervised is not None
         self._selector.unregister(supervised.fileno())
+        with contextlib.suppress(ChildProcessError):  # as PID 1 of a container we inherit a dead spawner's children
+            os.waitid(os.P_PIDFD, supervised.fileno(), os.WEXITED | os.WNOHANG)
         supervised.close()
         run.supervised = None
         other = find_supervisor(run.directory) if read_ending(run.directory) is None else None

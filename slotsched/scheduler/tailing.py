@@ -25,7 +25,7 @@ CHUNKS_PER_PASS = 4
 @dataclass
 class _Tail:
     run: Run
-    offset: int = 0
+    offset: int | None = None  # of the next byte to ship; None: not known yet
     progress_seen: int = 0  # mtime in ns of the progress file last shipped
 
     @property
@@ -79,21 +79,29 @@ class Tailer(threading.Thread):
 
     def _ship(self, tail: _Tail) -> int:
         self._ship_progress(tail)
-        size = tail.log.stat().st_size
-        if size - tail.offset > KEPT_BYTES:
-            tail.offset = _line_start(tail.log, size - KEPT_BYTES)
-        shipped = 0
+        record, tails = tail.run.record, self._engine.store.tails
+        begun = self._begin(tail)
+        offset = begun
         for _ in range(CHUNKS_PER_PASS):
-            data = _whole_lines(tail.log, tail.offset)
+            data = _whole_lines(tail.log, offset)
             if not data:
                 break
-            record = tail.run.record
-            self._engine.store.tails.ship(record.task_id, record.attempt, tail.offset, data)
-            tail.offset += len(data)
-            shipped += len(data)
-        if shipped and tail.offset > KEPT_BYTES:
-            self._engine.store.tails.trim(tail.run.record.task_id, tail.run.record.attempt, tail.offset - KEPT_BYTES)
-        return shipped
+            tails.ship(record.task_id, record.attempt, offset, data)
+            offset += len(data)
+            tail.offset = offset
+        if offset > max(begun, KEPT_BYTES):
+            tails.trim(record.task_id, record.attempt, offset - KEPT_BYTES)
+        return offset - begun
+
+    def _begin(self, tail: _Tail) -> int:
+        """Where to go on: where this or an earlier scheduler stopped, or further ahead if that is too far behind."""
+        record, size = tail.run.record, tail.log.stat().st_size
+        if tail.offset is None:
+            adopted = tail.run.adopted
+            tail.offset = self._engine.store.tails.end(record.task_id, record.attempt) if adopted else 0
+        if size - tail.offset > KEPT_BYTES:
+            tail.offset = _line_start(tail.log, size - KEPT_BYTES)
+        return tail.offset
 
     def _ship_progress(self, tail: _Tail) -> None:
         io = tail.run.directory / contract.RUN_IO

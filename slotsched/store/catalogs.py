@@ -56,7 +56,7 @@ class Catalogs:
     def names(self) -> list[str]:
         """Every job that was ever published and not pruned, sorted."""
         with self._connection.guard():
-            found = self._jobs.distinct("job", {"kind": _COPY}, hint="by_job")
+            found = self._jobs.distinct("job", {"kind": _COPY})
         return sorted(name for name in found if isinstance(name, str))
 
     def holders(self) -> dict[str, set[str]]:

@@ -23,7 +23,7 @@ _PERMANENT_CODES = frozenset({2, 9, 14, 15, 22, 28, 40, 52, 55, 56, 57, 66, 121,
 _EVALUATION_CODES = range(15947, 100_000_000)  # "Location..." codes: an expression met a value it cannot work on
 _PASSING_CODES = frozenset({17405, 20, 91, 50915})  # exceptions inside that range, and neighbours that pass by
 _CREDENTIAL_CODES = frozenset({13, 18, 8000})
-_UNSUITABLE_CODES = frozenset({20, 59, 115, 40573})  # needs a replica set, or a command it does not have
+_UNSUITABLE_CODES = frozenset({20, 59, 115, 40415, 40573})  # needs a replica set, or lacks a command or an option
 
 STANDALONE = (
     "{uri} is a standalone mongod; slotsched needs a replica set, of one member at least. "

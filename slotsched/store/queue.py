@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bson import ObjectId
+from bson import DatetimeMS, ObjectId
 from pymongo import ReturnDocument
 
 from slotsched import errors
@@ -29,6 +29,7 @@ from slotsched.store.reading import Reader, Unreadable
 LANES_PER_QUERY = 200  # the planner explodes `$in` into at most this many index scans; beyond it sorts in memory
 _PENDING, _RUNNING, _SCHEDULED = Status.PENDING.value, Status.RUNNING.value, Status.SCHEDULED.value
 _DUE = {"$expr": {"$lte": ["$due_at", "$$NOW"]}}
+_LEAST_DATE = DatetimeMS(-(2**63))
 _IN_ORDER = [("rank", 1), ("_id", 1)]
 
 
@@ -300,14 +301,21 @@ class Queue:
 
     def quarantine_strays(self) -> int:
         """Ends open tasks that no query of the queue meets, because a field it goes by has a wrong type; how many."""
-        strays: list[tuple[Document, str]] = [
-            ({"status": _PENDING, "lane": {"$not": {"$type": "string"}}}, "lane: not a text"),
-            ({"status": _PENDING, "rank": {"$not": {"$type": "date"}}}, "rank: not a date"),
-            ({"status": _SCHEDULED, "due_at": {"$not": {"$type": "date"}}}, "due_at: not a date"),
-            ({"status": _RUNNING, "claim.instance": {"$not": {"$type": "string"}}}, "claim.instance: not a text"),
+        # "not at least the least value of the type" has bounds in an index, "not of the type" has none
+        strays = [
+            (_PENDING, "lane", "", "queue"),
+            (_PENDING, "rank", _LEAST_DATE, "queue"),
+            (_SCHEDULED, "due_at", _LEAST_DATE, "due"),
+            (_RUNNING, "claim.instance", "", "claims"),
         ]
+        ended = 0
         with self._connection.guard():
-            return sum(self._end_invalid(wanted, f"this document cannot be used: {why}") for wanted, why in strays)
+            for status, field, least, index in strays:
+                kind = "text" if least == "" else "date"
+                update = pipelines.invalid(f"this document cannot be used: {field} is no {kind}")
+                wanted = {"status": status, field: {"$not": {"$gte": least}}}
+                ended += self._tasks.update_many(wanted, update, hint=index).modified_count
+        return ended
 
     def _quarantine_lane(self, lane: Any, problem: str) -> None:
         with self._connection.guard():

@@ -24,7 +24,7 @@ class Rescue:
     def owners(self) -> list[str]:
         """The ids of instances that own a running task. Index `claims`, one key per instance."""
         with self._connection.guard():
-            found = self._tasks.distinct("claim.instance", {"status": _RUNNING}, hint="claims")
+            found = self._tasks.distinct("claim.instance", {"status": _RUNNING})
         return [owner for owner in found if isinstance(owner, str)]
 
     def seen(self, ids: Iterable[str]) -> dict[str, tuple[bool, str] | None]:

@@ -59,6 +59,13 @@ class Tails:
             found = [*before, *following]
         return _without_overlap(found, offset)
 
+    def end(self, task_id: str, attempt: int) -> int:
+        """The offset behind the newest chunk; 0 where there is none."""
+        lowest, highest = _key(task_id, attempt, 0), _end_key(task_id, attempt)
+        with self._connection.guard():
+            newest = self._tail.find({"_id": {"$gte": lowest, "$lt": highest}}, {"end": 1}).sort("_id", -1).limit(1)
+            return next((document["end"] for document in newest if isinstance(document.get("end"), int)), 0)
+
     def trim(self, task_id: str, attempt: int, below: int) -> None:
         """Removes the chunks that end at or before an offset."""
         beginning = {"$gte": _key(task_id, attempt, 0), "$lt": _key(task_id, attempt, below)}

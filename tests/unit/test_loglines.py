@@ -65,7 +65,7 @@ def test_colour_is_there_only_when_asked_for() -> None:
     assert shown(line(), color=True) == "00:09:05 \x1b[32mINFO \x1b[0m shrunk"
 
 
-@pytest.mark.parametrize("level, name", [(5, "TRACE"), (10, "TRACE"), (35, "INFO"), (60, "FATAL"), (99, "FATAL")])
+@pytest.mark.parametrize(("level", "name"), [(5, "TRACE"), (10, "TRACE"), (35, "INFO"), (60, "FATAL"), (99, "FATAL")])
 def test_levels_between_have_the_next_lower_name(level: int, name: str) -> None:
     assert shown(line(level=level)).split()[1] == name
 
@@ -94,7 +94,7 @@ def test_odd_values_do_not_stop_the_reader(fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text, expected",
+    ("text", "expected"),
     [
         ("\x1b[31mred\x1b[0m", "red"),
         ("\x1b]8;;http://evil/\x1b\\click\x1b]8;;\x1b\\", "click"),
@@ -169,7 +169,7 @@ def test_a_pattern_is_searched_in_what_is_shown() -> None:
 
 @pytest.mark.parametrize("text", ["(", "a" * 1001, "a{99999999999999999999}", "(?P<n>a)(?P<n>b)"])
 def test_a_bad_pattern_is_refused_with_a_reason(text: str) -> None:
-    with pytest.raises(UsageError, match="pattern|regular expression"):
+    with pytest.raises(UsageError, match=r"pattern|regular expression"):
         compile_pattern(text)
 
 

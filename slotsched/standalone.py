@@ -1,0 +1,71 @@
+"""Everything on this machine: an embedded mongod unless a store is named, a log store in a folder, and an instance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from slotsched import scheduler
+from slotsched.embedded import Mongod
+from slotsched.settings import UP_FILE, Loaded, Settings
+
+Progress = Callable[[float, str], None]
+
+
+class Standalone:
+    """What `slotsched up` runs on. `start`, then `run`; `stop` ends what `start` began."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.settings = loaded.settings
+        named = loaded.origins["mongodb_uri"] not in ("default", "slotsched up")
+        self._mongod = None if named else Mongod(loaded.settings.state_dir / "mongod")
+
+    @property
+    def data(self) -> Path | None:
+        """Where the embedded database keeps its files; None when a store was named."""
+        return self._mongod.folder if self._mongod else None
+
+    def start(self, progress: Progress) -> Settings:
+        """Have a store that takes writes, with its indexes; the settings of everything that talks to it.
+
+        progress: called with a fraction (0 to 1) and what is being waited for. Raises EmbeddedUnavailable, StoreError.
+        """
+        if self._mongod is not None:
+            uri = self._mongod.start(progress)
+            self.settings = replace(self.settings, mongodb_uri=uri)
+        store = scheduler.open_store(self.settings)
+        try:
+            store.check()
+            store.init()
+        finally:
+            store.close()
+        self._announce()
+        return self.settings
+
+    def run(self) -> int:
+        """Run the instance until it has drained; its exit code."""
+        return scheduler.run(self.settings, hangup_drains=True)
+
+    def stop(self) -> None:
+        """End the embedded database, once nothing needs it any more."""
+        if self._mongod is not None:
+            self._up_file.unlink(missing_ok=True)
+            self._mongod.stop()
+
+    @property
+    def _up_file(self) -> Path:
+        return self.settings.state_dir / UP_FILE
+
+    def _announce(self) -> None:
+        """Let commands in other terminals of this user find the store without naming it."""
+        found = {
+            "mongodb_uri": self.settings.mongodb_uri,
+            "log_store": self.settings.log_store,
+            "jobs_dir": str(self.settings.jobs_dir),
+        }
+        temporary = self._up_file.with_suffix(".new")
+        temporary.touch(mode=0o600)
+        temporary.write_text(json.dumps(found), encoding="utf-8")
+        temporary.replace(self._up_file)

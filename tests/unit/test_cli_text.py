@@ -1,0 +1,78 @@
+"""Times, widths and cells as people read and write them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slotsched.cli.text import ago, cut, parse_moment, plain, span, width
+
+
+@pytest.fixture(autouse=True)
+def _in_paris(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "Europe/Paris")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+NOW = dt.datetime(2026, 11, 21, 11, 0, tzinfo=dt.UTC)  # noon in Paris
+
+MOMENTS = [
+    ("2026-11-21T03:15:00Z", "2026-11-21T03:15:00+00:00"),
+    ("2026-11-21T03:15", "2026-11-21T02:15:00+00:00"),
+    ("2026-07-01 03:15", "2026-07-01T01:15:00+00:00"),
+    ("2026-11-22", "2026-11-21T23:00:00+00:00"),
+    ("13:30", "2026-11-21T12:30:00+00:00"),
+    ("11:30", "2026-11-22T10:30:00+00:00"),
+    ("12:00:00", "2026-11-22T11:00:00+00:00"),
+]
+
+
+@pytest.mark.parametrize(("text", "utc"), MOMENTS)
+def test_a_time_without_a_zone_is_local_and_a_time_of_day_is_the_next_one(text: str, utc: str) -> None:
+    assert parse_moment(text, NOW) == dt.datetime.fromisoformat(utc)
+    assert parse_moment(text, NOW).tzinfo is not None
+
+
+@pytest.mark.parametrize("text", ["", "soon", "25:00", "12:60", "2026-13-01", "10m"])
+def test_what_is_no_time_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a time"):
+        parse_moment(text, NOW)
+
+
+@given(st.text(max_size=60), st.integers(min_value=1, max_value=40))
+def test_a_cell_is_never_wider_than_its_column(text: str, cells: int) -> None:
+    assert width(cut(plain(text), cells)) <= cells
+
+
+@given(st.text())
+def test_a_cell_is_one_line_without_control_characters(text: str) -> None:
+    assert not any(ord(character) < 32 or 127 <= ord(character) < 160 for character in plain(text))
+
+
+def test_terminal_sequences_in_a_name_do_nothing() -> None:
+    assert plain("a\x1b[31mred\x1b]8;;http://x\x07link\nb\tc") == "aredlink b c"
+
+
+def test_wide_characters_count_twice_and_combining_ones_not_at_all() -> None:
+    assert width("日本") == 4
+    assert width("e\u0301") == 1
+    assert cut("日本語", 5) == "日本…"
+
+
+def test_what_somebody_set_is_shown_as_short_as_they_wrote_it() -> None:
+    assert [span(seconds) for seconds in (1800, 3600, 5400, 90, 2.5, 10, 5, 2592000)] == [
+        "30m", "1h", "1h30m", "1m30s", "2.5s", "10s", "5s", "30d",
+    ]  # fmt: skip
+
+
+def test_distances_in_time_have_a_direction() -> None:
+    assert ago(NOW - dt.timedelta(seconds=42), NOW) == "42s ago"
+    assert ago(NOW + dt.timedelta(minutes=5), NOW) == "in 5m00s"
