@@ -17,7 +17,7 @@ promised task leaves free then are their extra nodes. Four things are added:
 - Gaps behind a promise are filled shortest first, which fits more into them: D. Tsafrir, Y. Etsion and D. G. Feitelson,
   "Backfilling using system-generated predictions rather than user runtime estimates" (IEEE TPDS 18(6), 2007). It
   cannot starve the long ones: only tasks ahead in rank ever stand between a task and its own promise.
-- A task that has waited too long even so (see estimate.is_hard) is planned with hard limits, which nothing breaks.
+- A task that has waited too long even so (see is_hard) is planned with hard limits, which nothing breaks.
 
 Everything here is pure: values in, values out, no clock, no store, nothing remembered between calls.
 """
@@ -29,10 +29,11 @@ from dataclasses import dataclass
 from operator import add, attrgetter, le, sub
 from typing import NamedTuple
 
-from slotsched.estimate import HARD_AFTER_SECONDS, is_hard
 from slotsched.model import Capacity, Needs
 
 STEAL_SECONDS = 30.0  # another's promise is overtaken by one that is earlier by more: less is noise and costs writes
+HARD_AFTER_SECONDS = 86400.0  # a day: by then plans have failed a task often enough
+HARD_AFTER_LIMITS = 2.0  # a task that may run for most of a day has not waited long after one
 ENDING_SECONDS = 1.0  # what should be over, or holds room without running, is taken to give it back this soon
 
 
@@ -98,6 +99,14 @@ def choose(
     backfilled, withheld = _backfill(plan, promise, queue)
     keep = withheld or promise.mine
     return Choice(claims + backfilled, Hold(promise.id, promise.start) if keep else None)
+
+
+def is_hard(waited: float, max_time: float, hard_after: float = HARD_AFTER_SECONDS) -> bool:
+    """Whether a task due `waited` seconds ago is owed a start that broken plans cannot delay (hard limits only).
+
+    That start costs a drained machine, so it is for those who waited long in absolute terms and for their own length.
+    """
+    return waited >= max(hard_after, HARD_AFTER_LIMITS * max_time)
 
 
 def _in_rank_order(

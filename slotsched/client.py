@@ -347,7 +347,10 @@ class Client:
         """Who could run something now."""
         catalogs = self.store.catalogs
         return Fleet(
-            instances=self.store.instances.live(), holders=catalogs.holders(), disabled=frozenset(catalogs.disabled())
+            instances=self.store.instances.live(),
+            holders=catalogs.holders(),
+            disabled=frozenset(catalogs.disabled()),
+            broken=catalogs.broken(),
         )
 
     def why(self, task: Handle | str) -> str:

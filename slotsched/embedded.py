@@ -239,9 +239,10 @@ class Mongod:
         return False
 
     def _failure(self, code: int) -> str:
+        log = self.folder / "mongod.log"
         if code == _EXIT_FOLDER_IN_USE:
-            return f"another mongod uses {self.folder / 'data'}; its log is {self.folder / 'mongod.log'}"
-        return f"mongod ended with code {code}; its log is {self.folder / 'mongod.log'}"
+            return f"another mongod uses {self.folder / 'data'}; its log is {log}"
+        return f"mongod ended with code {code}{_last_complaint(log)}; its log is {log}"
 
 
 # --- the binary ------------------------------------------------------------------------------------
@@ -312,6 +313,18 @@ def _advice(complaint: str) -> str:
     if "libcurl.so.4" in complaint:
         return "libcurl.so.4 is missing. Install it with: apt install libcurl4, or: pip install pycurl"
     return complaint.splitlines()[0] if complaint else "it says nothing"
+
+
+def _last_complaint(log: Path) -> str:
+    """What the log says last about an error, one JSON object a line."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    for line in reversed(lines):
+        if '"s":"F"' in line or '"s":"E"' in line:
+            return ": " + line[line.find('"msg"') :][:300]
+    return ""
 
 
 # --- the process -----------------------------------------------------------------------------------

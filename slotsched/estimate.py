@@ -1,4 +1,4 @@
-"""How long a task is expected to run, and when expectations are no longer good enough. Pure.
+"""How long a task is expected to run: what backfill plans with. Pure.
 
 Most jobs run far shorter than they may. Planned with max_time for all, backfill finds no gaps and machines just drain
 for every wide task; planned with the mean of a few runs, half of the plans are broken. A high quantile of the recent
@@ -14,8 +14,6 @@ from collections.abc import Sequence
 HISTORY_RUNS = 20  # enough for a 0.9 quantile to mean something, few enough to follow a job that changes
 QUANTILE = 0.9
 MARGIN = 1.2
-HARD_AFTER_SECONDS = 86400.0  # a day: by then plans have failed this task often enough
-HARD_AFTER_LIMITS = 2.0  # a task that may run for most of a day has not waited long after one
 
 
 def planned(runs: Sequence[float], max_time: float) -> float:
@@ -29,9 +27,12 @@ def planned(runs: Sequence[float], max_time: float) -> float:
     return min(max_time, MARGIN * recent[min(len(recent) - 1, int(QUANTILE * len(recent)))])
 
 
-def is_hard(waited: float, max_time: float, hard_after: float = HARD_AFTER_SECONDS) -> bool:
-    """Whether a task due `waited` seconds ago is owed a start that broken plans cannot delay (hard limits only).
+def replanned(plan: float, elapsed: float, max_time: float) -> float:
+    """Seconds a run planned with `plan` is planned with after it has run for `elapsed`: doubled until it is more again.
 
-    That start costs a drained machine, so it is for those who waited long in absolute terms and for their own length.
+    Jumping to max_time at the first overrun would promise a waiting wide task a start far away, and let everything
+    short pass it meanwhile. (The correction of broken predictions in steps is from the same paper.)
     """
-    return waited >= max(hard_after, HARD_AFTER_LIMITS * max_time)
+    while plan <= elapsed and plan < max_time:
+        plan = max(2 * plan, MARGIN)
+    return min(plan, max_time)

@@ -19,11 +19,13 @@ class Fleet:
     """What the store knows about who could run something.
 
     instances: those the store calls live. holders: job name -> ids of the instances that hold a usable copy of it.
+    broken: job name -> what is wrong with its file, by instance id.
     """
 
     instances: Sequence[Instance] = ()
     holders: Mapping[str, Collection[str]] = field(default_factory=dict)
     disabled: Collection[str] = ()
+    broken: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def why(task: Task, fleet: Fleet, now: dt.datetime) -> str:
@@ -51,7 +53,7 @@ def obstacle(job: str, needs: Needs, fleet: Fleet) -> str | None:
     holders = fleet.holders.get(job, ())
     holding = [instance for instance in fleet.instances if instance.id in holders]
     if not holding:
-        return f'job "{job}" is on no instance that is up'
+        return _unusable(job, fleet)
     able = [instance for instance in holding if instance.capacity.fits(needs)]
     if not able:
         return _nobody_has(needs, holding, f'no instance that is up and holds job "{job}"')
@@ -59,6 +61,15 @@ def obstacle(job: str, needs: Needs, fleet: Fleet) -> str | None:
         names = ", ".join(sorted(instance.name for instance in able))
         return f"every instance that could run it is draining ({names})"
     return None
+
+
+def _unusable(job: str, fleet: Fleet) -> str:
+    """Nobody holds a usable copy: the file is broken wherever it is, or nowhere."""
+    broken = fleet.broken.get(job, {})
+    for instance in fleet.instances:
+        if instance.id in broken:
+            return f'job "{job}" is broken on {instance.name}: {broken[instance.id]}'
+    return f'job "{job}" is on no instance that is up'
 
 
 def ended(task: Task) -> str:

@@ -152,12 +152,17 @@ class Log:
     """Log lines with fields, as pino writes them, on a pipe of their own; readable on stderr without slotsched.
 
     A field whose name the record needs itself (level, time, msg, ...) gets an underscore behind it.
+    Lines of one process stay whole; so do those of several up to 4,096 bytes, which the kernel writes at once.
     """
 
     def __init__(self) -> None:
         self._fd: int | None = None
         self._opened = False
         self._lock = _new_lock()
+        # No fork while another thread writes or imports: the child would wait for a thread it does not have.
+        os.register_at_fork(
+            before=self._lock.acquire, after_in_parent=self._lock.release, after_in_child=self._lock.release
+        )
 
     def debug(self, msg: object, /, **fields: Any) -> None:
         self._write(contract.LEVEL_DEBUG, msg, fields)
@@ -188,23 +193,23 @@ class Log:
 
     def _write(self, level: int, msg: object, fields: dict[str, Any]) -> None:
         if not self._opened:
-            self._opened = True
-            self._fd = _log_descriptor()
+            with self._lock:
+                import json  # noqa: F401 - here, under the lock, rather than on first use
+
+                self._fd = _log_descriptor()
+                self._opened = True
         if self._fd is None:
             _write_readable(level, _str(msg), fields)
             return
         line = _record(level, _str(msg), fields)
         try:
-            with self._lock:  # up to PIPE_BUF the kernel keeps lines whole; longer ones need the lock
+            with self._lock:
                 while line:
                     line = line[os.write(self._fd, line) :]
         except BrokenPipeError:
             pass  # nobody reads any more; that must not end the script
         except OSError:
             self._fd = None
-
-    def _after_fork(self) -> None:
-        self._lock = _new_lock()  # another thread may have held it, and does not exist here
 
 
 # --- values -----------------------------------------------------------------------------------------
@@ -392,4 +397,3 @@ def _new_lock() -> Any:
 
 task = Task()
 log = Log()
-os.register_at_fork(after_in_child=log._after_fork)

@@ -22,6 +22,7 @@ from slotsched.model import TERMINAL, Attempt, LogRef, Reason, Task
 
 POLL_SECONDS = 0.25
 NOT_UPLOADED = "the log is not in the bucket yet; showing what was shipped"
+NO_LOG = "this attempt left no log"
 QUIET_SECONDS = 2.0  # of waiting for an upload before a word is said about it
 UPLOAD_WAIT_SECONDS = 15.0  # between an attempt's end and its upload; then what was shipped has to do
 
@@ -80,8 +81,9 @@ def read_log(
 ) -> Iterator[bytes]:
     """The log's lines, each whole and with its newline, as they become available.
 
-    A follower of a task that has not started waits for its start. NotFound where there is no such attempt;
-    ArchiveError where the log store holds the log and cannot be read, and nothing was shipped either.
+    open_archive: gives the log store that a log is in; it is closed after reading. A follower of a task that has not
+    started waits for its start. NotFound where there is no such attempt; ArchiveError where the log store holds the
+    log and cannot be read, and nothing was shipped either.
     """
     how = reading or Reading()
     session = _Session(store, open_archive, task_id, how)
@@ -167,21 +169,22 @@ class _Session:
     def _complete(self, attempt: Attempt) -> bool:
         """Whether all of an ended attempt's log was shipped, so that nobody need wait for its upload."""
         log = attempt.log
-        return log is not None and not log.truncated and 0 < log.bytes <= self._offset
+        return log is not None and not log.truncated and log.bytes <= self._offset
 
     def _wait(self, attempt: Attempt) -> bool:
         """Give the upload of an ended attempt's log a moment; False once there is no point in waiting on."""
         assert attempt.ended_at is not None
         how = self._how
         if self._give_up_at is None:
-            # What a lost instance has not shipped comes when it comes back, if ever. For others the waiting counts
-            # from the end, so that reading an old log during an outage of the log store does not wait at all.
+            # Without a reference no upload is on its way: the instance is lost and may come back, or nothing was
+            # started. Else the waiting counts from the end, so an old log is not waited for in an outage.
             since = (how.utcnow() - attempt.ended_at).total_seconds()
-            left = 0.0 if attempt.reason is Reason.LOST else min(how.upload_wait, how.upload_wait - since)
+            left = 0.0 if attempt.log is None else min(how.upload_wait, how.upload_wait - since)
             self._give_up_at = how.clock() + left
         left = self._give_up_at - how.clock()
         if left <= 0:
-            self._say(NOT_UPLOADED)
+            never = attempt.log is None and attempt.reason is not Reason.LOST
+            self._say(NO_LOG if never else NOT_UPLOADED)
             return False
         if left < how.upload_wait - QUIET_SECONDS:
             self._say("the attempt is over; waiting for the rest of its log")
@@ -211,8 +214,10 @@ class _Session:
 
     def _shipped(self, number: int, *, over_gaps: bool) -> Iterator[bytes | _Mark]:
         """What was shipped beyond the current offset; up to the first gap, or over all of them."""
-        while chunks := self._store.tails.read(self._task_id, number, self._offset):
-            for chunk in chunks:
+        before = -1
+        while before != self._offset:
+            before = self._offset
+            for chunk in self._store.tails.read(self._task_id, number, self._offset):
                 if chunk.offset > self._offset:
                     if not over_gaps:
                         return
@@ -225,8 +230,9 @@ class _Session:
     def _whole(self, number: int, log: LogRef) -> Iterator[bytes | _Mark]:
         """The uploaded log beyond the current offset, or what was shipped where it cannot be read."""
         begun = self._offset
+        archive = self._open_archive(log)
         try:
-            pieces = self._open_archive(log).get(log.key)
+            pieces = archive.get(log.key)
             yield from self._beyond_hole(pieces) if begun and log.truncated else self._beyond(pieces)
         except ArchiveError as error:
             shipped = list(self._shipped(number, over_gaps=True))
@@ -234,6 +240,8 @@ class _Session:
                 raise
             self._say(NOT_UPLOADED if isinstance(error, ObjectMissing) else f"{error}; showing what was shipped")
             yield from shipped
+        finally:
+            archive.close()
 
     def _beyond(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
         skip = self._offset
@@ -252,7 +260,7 @@ class _Session:
             hole = loglines.hole(line)
             if hole and position < wanted:
                 wanted -= hole
-                if False:  # the hole swallowed what would have come next
+                if wanted < position + len(line):  # the hole swallowed what would have come next
                     wanted = position
                     yield _Mark.GAP
             if data := line[max(0, wanted - position) :]:

@@ -11,7 +11,6 @@ import os
 import secrets
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,8 @@ pytest_plugins = ["s3_servers"]
 
 # failCommand lets tests lose answers on purpose; a short TTL pass and quick elections keep them fast.
 SERVER_PARAMETERS = {"enableTestCommands": "1", "ttlMonitorSleepSecs": "1"}
+
+_loudly: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -89,5 +90,11 @@ def _start(server: Mongod) -> None:
     except EmbeddedUnavailable as missing:
         if os.environ.get("CI"):
             pytest.fail(f"CI needs a mongod: {missing}", pytrace=False)
-        warnings.warn(pytest.PytestWarning(f"SKIPPING every test that needs MongoDB: {missing}"), stacklevel=1)
+        _loudly.append(f"SKIPPED every test that needs MongoDB: {missing}")
         pytest.skip(f"no mongod: {missing}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A run without a server must not look like a whole one."""
+    for line in _loudly:
+        terminalreporter.write_line(line, red=True, bold=True)

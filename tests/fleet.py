@@ -7,18 +7,22 @@ scheduler's records alone. Everything started here is ended here, by pid.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
+
+from slotsched.client import Client
+from slotsched.model import Task
 
 T = TypeVar("T")
 JOBS = Path(__file__).parent / "acceptance" / "jobs"
@@ -35,6 +39,22 @@ def until(probe: Callable[[], T], *, seconds: float = 20.0, what: str = "") -> T
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {seconds} s for {what or probe}")
         time.sleep(0.02)
+
+
+def boottime() -> float:
+    """The clock that the tasks under test write down."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def processes_of(task: str) -> set[int]:
+    """The living processes of a task's script, daemons and all: whoever has its id in the environment."""
+    wanted = f"SLOTSCHED_TASK_ID={task}\0".encode()
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if wanted in path.read_bytes():
+                found.add(int(path.parent.name))
+    return found
 
 
 @dataclass(frozen=True)
@@ -58,6 +78,11 @@ class Witness:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.touch()
+
+    def write(self, mark: Mark) -> None:
+        """What a task would have written: to see a checker go red."""
+        with self.path.open("a") as stream:
+            stream.write(json.dumps(asdict(mark)) + "\n")
 
     def marks(self, event: str | None = None) -> list[Mark]:
         lines = self.path.read_text().splitlines()
@@ -162,6 +187,7 @@ class Fleet:
         self.jobs = jobs
         self.settings = dict(settings)
         self.instances: list[InstanceProcess] = []
+        self.commands: list[subprocess.Popen[bytes]] = []
         self.witness = Witness(folder / "witness.ndjson")
 
     def environment(self, **extra: str) -> dict[str, str]:
@@ -229,9 +255,49 @@ class Fleet:
             assert done.returncode == 0, f"{words} ended with {done.returncode}: {done.stderr}{done.stdout}"
         return done
 
+    def command(self, *words: str) -> subprocess.Popen[bytes]:
+        """The command line in a process of its own that is not waited for; ended with the fleet."""
+        process = subprocess.Popen(
+            [*SLOTSCHED, *words],
+            env=self.environment(SLOTSCHED_STATE_DIR=str(self.folder / "state-cli")),
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        self.commands.append(process)
+        return process
+
+    @functools.cached_property
+    def client(self) -> Client:
+        """The same database for a program: where a test looks often, or enqueues many."""
+        return Client(
+            self.settings["mongodb_uri"],
+            database=self.settings["database"],
+            jobs_dir=str(self.jobs),
+            state_dir=str(self.folder / "state-cli"),
+            log_store=self.settings["log_store"],
+        )
+
     def enqueue(self, job: str, *words: str) -> str:
         """The full id of a new task."""
         return self.cli("enqueue", job, *words).stdout.strip()
+
+    def enqueue_many(self, lines: Iterable[Mapping[str, Any]]) -> list[str]:
+        """The full ids of new tasks, in the order of the lines (`{"job": ..., "args": {...}, "slots": 2}`)."""
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        return self.cli("enqueue", "--from-jsonl", "-", stdin=text).stdout.split()
+
+    def ended(self, *ids: str, seconds: float = 30.0) -> list[Task]:
+        """The tasks once all have ended, in the order asked."""
+        return self.client.wait(ids, timeout=seconds)
+
+    def instance(self, name: str) -> dict[str, Any]:
+        """The live instance of that name, as the command line lists it."""
+        found = [one for one in json.loads(self.cli("instance", "ls", "-o", "json").stdout) if one["name"] == name]
+        assert len(found) == 1, f"{len(found)} live instances named {name}"
+        listed: dict[str, Any] = found[0]
+        return listed
 
     def task(self, task_id: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.cli("task", "show", task_id, "-o", "json").stdout)
@@ -240,6 +306,15 @@ class Fleet:
     def clean_up(self) -> None:
         for instance in self.instances:
             instance.clean_up()
+        for process in self.commands:
+            if process.poll() is None:
+                process.kill()
+            process.communicate(timeout=10)
+        if "client" in self.__dict__:
+            self.client.close()
+
+
+FleetMaker = Callable[..., contextlib.AbstractContextManager[Fleet]]
 
 
 @contextlib.contextmanager

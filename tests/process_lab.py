@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from slotsched.process import (
+    ContainmentUnavailable,
     DeadlineFile,
     Ending,
     Gone,
@@ -54,7 +55,7 @@ def marked(mark: str) -> list[int]:
     """Living processes on the whole machine with SLOTSCHED_TASK_ID=`mark` in their environment."""
     found = []
     wanted = f"SLOTSCHED_TASK_ID={mark}".encode()
-    for name in os.listdir("/proc"):
+    for name in os.listdir("/proc"):  # noqa: PTH208 - the names are what is wanted
         if name.isdigit():
             with contextlib.suppress(OSError):
                 state = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[0]
@@ -75,7 +76,7 @@ class Attempt:
     def wait(self, seconds: float = PATIENCE_SECONDS) -> Ending:
         self.wait_gone(seconds)
         ending = read_ending(self.run_dir)
-        assert ending is not None, f"no status in {self.run_dir}: {sorted(os.listdir(self.run_dir))}"
+        assert ending is not None, f"no status in {self.run_dir}: {sorted(self.run_dir.iterdir())}"
         return ending
 
     def wait_gone(self, seconds: float = PATIENCE_SECONDS) -> None:
@@ -163,6 +164,21 @@ class Lab:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
         self.deadline.close()
+
+
+@contextlib.contextmanager
+def opened(state_dir: Path | None = None, containment: str = "auto"):
+    """A lab for a while; skips the test, loudly, where the containment does not work."""
+    try:
+        lab = Lab(state_dir, containment)
+    except ContainmentUnavailable as error:
+        import pytest  # not there when an ordinary user runs this file with the system's Python
+
+        pytest.skip(f"NOT TESTED HERE: {error}")
+    try:
+        yield lab
+    finally:
+        lab.close()
 
 
 # A task that gets away from everything that is not thorough: forks twice, makes sessions, ignores SIGTERM, becomes a

@@ -21,6 +21,7 @@ def main() -> None:
     try:
         seen["containment"] = [lab.launcher.containment.name, lab.launcher.containment.full]
         ending, attempt = lab.run("sh", "-c", "id -u; exit 3")
+        seen["private folder left"] = (attempt.run_dir / "work").exists()
         seen["exit"], seen["uid"] = [ending.cause, ending.exit_code], attempt.text()
 
         attempt = escaper(lab, "0.3")

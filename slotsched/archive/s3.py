@@ -78,11 +78,8 @@ class S3Archive:
         return self._url
 
     def put(self, key: str, source: Path) -> Stored:
-        # Unlinked from the start: a crash leaves nothing behind beside the log.
-        with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES, dir=str(source.parent)) as body:
-            packed = self._pack(source, cast("BinaryIO", body))
-            body.seek(0)
-            self._put(key, cast("BinaryIO", body), packed)
+        with self._packed(source) as (body, packed):
+            self._put(key, body, packed)
         self._verify(key, packed)
         return Stored(bytes=packed.length, stored_bytes=packed.stored_bytes)
 
@@ -112,14 +109,30 @@ class S3Archive:
 
     # --- storing ------------------------------------------------------------------------------------
 
-    def _pack(self, source: Path, body: BinaryIO) -> Packed:
-        try:
-            return pack(source, body)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            hint = "free some space in the state directory"
-            raise ArchiveError(f"{self._url}: cannot gzip {source} ({error.strerror}) -> {hint}") from error
+    @contextlib.contextmanager
+    def _packed(self, source: Path) -> Iterator[tuple[BinaryIO, Packed]]:
+        """The gzipped log: in memory, else in a file beside it, else in the system's temporary folder.
+
+        The last is for a state directory without space left: emptying the spool is what gives space back. The file
+        is unlinked from the start, so a crash leaves nothing behind.
+        """
+        with contextlib.ExitStack() as stack:
+            for folder in (str(source.parent), None):
+                spooled = stack.enter_context(tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES, dir=folder))
+                body = cast("BinaryIO", spooled)
+                try:
+                    packed = pack(source, body)
+                    break
+                except FileNotFoundError:
+                    raise
+                except OSError as error:
+                    body.close()
+                    failure = error
+            else:
+                hint = "free some space in the state directory"
+                raise ArchiveError(f"{self._url}: cannot gzip {source} ({failure.strerror}) -> {hint}") from failure
+            body.seek(0)
+            yield body, packed
 
     def _put(self, key: str, body: BinaryIO, packed: Packed) -> None:
         connection = self._connection()

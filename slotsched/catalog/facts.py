@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from slotsched import contract
+from slotsched.catalog.storable import refuse_unstorable
 from slotsched.catalog.values import shown, suggestion
+from slotsched.errors import InvalidArguments
 from slotsched.model import Facts, RetryPolicy
 from slotsched.quantities import parse_duration, parse_size
 
@@ -186,14 +188,12 @@ def _names(value: Any) -> Any:
     return [_filled(item) for item in _texts(value)] if isinstance(value, list) else _filled(value)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, (str, bool, int, float)):
-        return value
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    raise ValueError(f"{shown(value)} cannot be stored")
+def _storable(value: Any) -> Any:
+    try:
+        refuse_unstorable(value, "it", InvalidArguments)
+    except InvalidArguments as error:
+        raise ValueError(f"cannot be stored: {error}") from None
+    return value
 
 
 _FACTS: dict[str, Callable[[Any], Any]] = {
@@ -229,7 +229,7 @@ _SCHEDULE: dict[str, Callable[[Any], Any]] = {
     "timezone": _zone,
     "overlap": _one_of("skip", "buffer_one", "buffer_all", "cancel_other", "allow_all"),
     "catch_up": _one_of("once", "all", "none"),
-    "notify": _plain,
+    "notify": _storable,
 }
 _TRIGGERS = ("cron", "every", "at", "after", "on_event")
 _RETRY_FIELDS = {"retries": "limit", "retry_delay": "delay", "retry_on": "on"}

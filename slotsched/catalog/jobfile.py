@@ -253,7 +253,7 @@ def _declared_problems(declared: Sequence[Parameter], facts: Facts) -> Iterator[
             try:
                 check_arguments("", [parameter], {parameter.name: parameter.default})
             except InvalidArguments as error:
-                yield (parameter.name,), f"the default does not fit: {error}"
+                yield (parameter.name,), f"args.{parameter.name}: the default {str(error).partition(': ')[2]}"
     try:
         variables = variable_names(parameter.name for parameter in declared)
     except InvalidArguments as error:

@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from slotsched.catalog.storable import refuse_unstorable
 from slotsched.catalog.values import shown, suggestion
+from slotsched.errors import InvalidArguments
 from slotsched.model import Parameter
 
 _SCALARS = {
@@ -32,6 +34,7 @@ _DICTS = ("dict", "Dict", "Mapping")
 _KNOWN_TYPES = "str int float bool Path date datetime Literal list dict, Optional or | None, Annotated"
 _DECLARED_KEYS = ("type", "default", "description", "choices")
 MAX_TYPE_CHARACTERS = 1000
+MAX_DOCSTRING_CHARACTERS = 4000
 
 
 class SignatureError(ValueError):
@@ -55,6 +58,7 @@ def read_source(data: bytes) -> Source:
     tree = _parse(data)
     main = _find_main(tree)
     docstring = ast.get_docstring(tree) or (ast.get_docstring(main) if main else None) or ""
+    docstring = docstring[:MAX_DOCSTRING_CHARACTERS].replace("\0", "").encode("utf-8", "replace").decode("utf-8")
     return Source(docstring=docstring, parameters=None if main is None else tuple(_parameters(main, _aliases(tree))))
 
 
@@ -130,7 +134,16 @@ def _literal(node: ast.expr | None) -> Any:
         value = ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         return None
-    return _jsonable(value)
+    value = _jsonable(value)
+    return value if _can_be_stored(value) else None
+
+
+def _can_be_stored(value: Any) -> bool:
+    try:
+        refuse_unstorable(value, "default", InvalidArguments)
+    except InvalidArguments:
+        return False
+    return True
 
 
 def _jsonable(value: Any) -> Any:
@@ -206,9 +219,13 @@ def _item(node: ast.expr, aliases: Mapping[str, ast.expr], depth: int) -> str | 
 
 def _choice(values: list[ast.expr]) -> Parameter:
     choices = [_literal(value) for value in values]
-    if not choices or any(not isinstance(choice, (str, int, bool)) for choice in choices):
+    if not choices or not all(_can_be_chosen(choice) for choice in choices):
         raise ValueError("Literal may hold texts, whole numbers, True and False")
     return Parameter(name="", type="choice", choices=tuple(choices))
+
+
+def _can_be_chosen(value: Any) -> bool:
+    return isinstance(value, (str, int, bool)) and _can_be_stored(value)
 
 
 def _name(node: ast.expr) -> str:
@@ -276,7 +293,7 @@ def _declared(name: str, value: Any) -> Parameter:
 def _declared_type(entry: Mapping[str, Any]) -> Parameter:
     choices = entry.get("choices")
     if choices is not None:
-        if not isinstance(choices, list) or not choices or any(not isinstance(c, (str, int, bool)) for c in choices):
+        if not isinstance(choices, list) or not choices or not all(_can_be_chosen(choice) for choice in choices):
             raise ValueError("choices are a list of texts or whole numbers")
         return Parameter(name="", type="choice", choices=tuple(choices))
     kind = entry.get("type", "str")

@@ -33,7 +33,7 @@ _BASH = """\
 _slotsched_complete() {
     local current="${COMP_LINE:0:COMP_POINT}" IFS=$'\\n' word
     local -a words
-    read -ra words <<< "$current"
+    IFS=$' \\t\\n' read -ra words <<< "$current"
     [[ "$current" == *[[:space:]] ]] && words+=("")
     word="${words[-1]}"
     COMPREPLY=($(_SLOTSCHED_COMPLETE=values "${COMP_WORDS[0]}" "${words[@]:1}" 2>/dev/null))

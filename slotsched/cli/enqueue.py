@@ -142,7 +142,7 @@ def read_args(text: str) -> dict[str, Any]:
         found = json.loads(text)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--args: {error}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"--args: not JSON: {error}") from None
     if not isinstance(found, dict):
         raise UsageError('--args: not a JSON object such as {"width": 640}')

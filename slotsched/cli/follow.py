@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from slotsched.cli.phrases import ending, say_rejoin
-from slotsched.cli.render import use_color
+from slotsched.cli.render import say, use_color
 from slotsched.cli.screen import Screen, open_screen
 from slotsched.cli.session import Session, now
 from slotsched.errors import SlotschedError
@@ -25,12 +25,14 @@ def follow(session: Session, task_id: str, timeout: float | None) -> Task:
         with open_screen() as screen:
             follower = _Follower(session, task_id, screen)
             try:
-                return follower.run(timeout)
+                task = follower.run(timeout)
             finally:
                 follower.over = True
     except KeyboardInterrupt:
         say_rejoin([task_id], how="logs -f")
         raise
+    say(f"{now().astimezone():%H:%M:%S} {ending(task, color=use_color(sys.stderr))}")
+    return task
 
 
 class _Follower:
@@ -57,7 +59,6 @@ class _Follower:
         assert task is not None
         for thread in self._logs:
             thread.join(LAST_LINES_SECONDS)
-        self._event(ending(task, color=self._color))
         return task
 
     def _started(self, task: Task) -> None:

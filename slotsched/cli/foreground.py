@@ -125,8 +125,8 @@ def _deferred_signals() -> Iterator[_Asked]:
     try:
         yield asked
     finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
+        for number, handler in kept.items():  # once asked, we are about to end: asking again must not cut that short
+            signal.signal(number, signal.SIG_IGN if asked.times else handler)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,9 @@ def instance_slots(
     name: NameArgument,
     slots: Annotated[int, typer.Argument(metavar="N", min=1, help="From now on; until it is restarted.")],
 ) -> None:
-    """Change how many slots an instance offers; running tasks keep theirs."""
+    """Change how many slots an instance offers.
+
+    Running tasks keep theirs; it lasts until the instance is restarted.
+    """
     Session.of(context).client.store.instances.set_slots(name, slots)
     put(f"{name} will offer {slots} slot{'' if slots == 1 else 's'}")

@@ -25,6 +25,8 @@ JobsArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[JOB]...", help="All without it.", autocompletion=job_names)
 ]
 
+NamedJobs = Annotated[list[str], typer.Argument(metavar="JOB...", help="Names of jobs.", autocompletion=job_names)]
+
 
 def job_ls(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
     """List the jobs of the local folder and those that instances hold."""
@@ -123,7 +125,7 @@ def _parameter(parameter: Parameter) -> str:
 
 
 def job_check(context: typer.Context, jobs: JobsArgument = None) -> None:
-    """Check job files without running them; exits 1 when one is broken."""
+    """Check job files without running them; exits 1 on a broken one."""
     session = Session.of(context)
     scan = session.client.folder.scan()
     for name in jobs or ():
@@ -142,16 +144,12 @@ def job_check(context: typer.Context, jobs: JobsArgument = None) -> None:
         raise typer.Exit(contract.EXIT_FAILED)
 
 
-def job_enable(
-    context: typer.Context, jobs: Annotated[list[str], typer.Argument(metavar="JOB...", autocompletion=job_names)]
-) -> None:
+def job_enable(context: typer.Context, jobs: NamedJobs) -> None:
     """Let instances start a job's tasks again."""
     _switch(context, jobs, enabled=True)
 
 
-def job_disable(
-    context: typer.Context, jobs: Annotated[list[str], typer.Argument(metavar="JOB...", autocompletion=job_names)]
-) -> None:
+def job_disable(context: typer.Context, jobs: NamedJobs) -> None:
     """Keep instances from starting a job's tasks; they wait."""
     _switch(context, jobs, enabled=False)
 

@@ -80,9 +80,16 @@ def _fork_into_pid_namespace(child: Callable[[], None]) -> int:
         try:
             return _fork(inside)
         finally:
-            linux.setns(home, linux.CLONE_NEWPID)
+            _return_to(home)
     finally:
         os.close(home)
+
+
+def _return_to(home: int) -> None:
+    try:
+        linux.setns(home, linux.CLONE_NEWPID)
+    except OSError as error:  # every later fork would fail: a fresh spawner is the way out
+        raise SystemExit(f"cannot leave an attempt's PID namespace: {error}") from error
 
 
 def _fork_into_user_namespace(child: Callable[[], None]) -> int:
@@ -142,10 +149,13 @@ class Ladder:
         return self._reasons[rung]
 
     def choose(self, asked: str = AUTO, *, user_namespace: bool = True) -> str:
-        """The best rung that works, or the one asked for. Raises Unavailable."""
+        """The best rung that works, or the one asked for; never `userns` for a job that opts out of it.
+
+        Raises Unavailable.
+        """
         if asked not in (AUTO, *LADDER):
             raise Unavailable(f'there is no containment "{asked}" ({", ".join((AUTO, *LADDER))})')
-        if asked != AUTO:
+        if asked != AUTO and (user_namespace or asked != USERNS):
             if reason := self.reason_against(asked):
                 raise Unavailable(f'containment "{asked}" does not work here: {reason}')
             return asked

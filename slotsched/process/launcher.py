@@ -12,11 +12,12 @@ import sys
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from slotsched.process.containment import AUTO, Containment
 
 SPAWNER_LOG = "spawner.log"
+_LOG_BYTES = 1024 * 1024
 _READY_SECONDS = 20.0  # the spawner tries its rungs first; a machine under load takes its time
 _PACKET_BYTES = 65536
 _OPTIONS = ("-I", "-S", "-X", "utf8", "-c")  # no site-packages, no PYTHON* variables
@@ -99,7 +100,7 @@ class Launcher:
         """
         self.close()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs, (self._state_dir / SPAWNER_LOG).open("wb") as log:
+        with theirs, _open_log(self._state_dir / SPAWNER_LOG) as log:
             self._process = subprocess.Popen(
                 [sys.executable, *_OPTIONS, _PROGRAM, _PACKAGES, self._asked, str(self._open_files)],
                 stdin=theirs.fileno(),
@@ -192,6 +193,12 @@ class Launcher:
         if self._process is not None:
             _await_end(self._process)
             self._process = None
+
+
+def _open_log(path: Path) -> BinaryIO:
+    """Where the spawner and its supervisors report what should not happen; begun anew when it has grown."""
+    grown = path.exists() and path.stat().st_size > _LOG_BYTES
+    return path.open("wb" if grown else "ab")
 
 
 def _await_end(process: subprocess.Popen[bytes]) -> None:

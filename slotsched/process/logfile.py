@@ -83,7 +83,8 @@ class LogFile:
         if self._left_out:
             self._close_hole()
         with contextlib.suppress(OSError):
-            os.fdatasync(self._fd)
+            if self.size:
+                os.fdatasync(self._fd)
         os.close(self._fd)
 
     def _close_hole(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import time
 
 from slotsched.process import procfs
 from slotsched.process.tree import Tree
@@ -10,6 +11,7 @@ from slotsched.process.tree import Tree
 _FASTEST_SECONDS, _SLOWEST_SECONDS = 0.025, 1.0  # between samples, with a limit
 _IDLE_SECONDS = 0.25  # the longest pause while what is left of the limit could be filled within it
 _GROWTH_BYTES_PER_SECOND = 4e9  # no process fills memory faster
+_PAUSE_PER_COST = 20  # a large tree takes long to sum up: never more than a twentieth of the time
 _STEADY_BYTES = 1 << 20  # a change below this is none
 _UNLIMITED_SECONDS = (0.1, 30.0)  # first and longest pause without a limit; each is twice the one before
 
@@ -27,8 +29,12 @@ class MemoryGauge:
 
     def sample(self) -> float:
         """Look. Returns the seconds until the next look is worth it."""
+        began = time.monotonic()
         before, self.now = self.now, procfs.resident_bytes(self._tree.members())
         self._peak = max(self._peak, self.now)
+        return max(self._next_pause(before), _PAUSE_PER_COST * (time.monotonic() - began))
+
+    def _next_pause(self, before: int) -> float:
         if self._limit is None:
             pause, self._pause = self._pause, min(2 * self._pause, _UNLIMITED_SECONDS[1])
             return pause

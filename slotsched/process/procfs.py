@@ -86,6 +86,23 @@ def descendants(root: int) -> list[Stat]:
     return found
 
 
+def family(root: int) -> list[int]:
+    """The descendants of `root` by the kernel's lists of children, each process's threads included.
+
+    Costs as much as the tree is large, not as the machine is full; may miss what is being forked or reparented.
+    """
+    found: list[int] = []
+    waiting = [root]
+    while waiting:
+        pid = waiting.pop()
+        with contextlib.suppress(*_GONE, PermissionError):
+            for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208
+                below = [int(word) for word in (read_bytes(f"/proc/{pid}/task/{thread}/children") or b"").split()]
+                found += below
+                waiting += below
+    return found
+
+
 def children() -> list[int]:
     """The direct children of this single-threaded process, zombies included."""
     data = read_bytes(f"/proc/self/task/{os.getpid()}/children")

@@ -96,7 +96,7 @@ class Order:
     by: str
 
 
-_ORDER_CAUSES = ("canceled", "lost", "shutdown")
+_ORDER_CAUSES = ("canceled", "lost", "shutdown", "timeout")
 
 
 def read_order(run_dir: Path) -> Order | None:
@@ -122,7 +122,7 @@ class Supervised:
         return self.pidfd
 
     def order(self, run_dir: Path, cause: str, grace: float | None = None, by: str = "") -> bool:
-        """End the attempt: "canceled", "lost" or "shutdown". Grace None is the spec's own, 0 is SIGKILL at once.
+        """End the attempt: "canceled", "lost", "shutdown" or "timeout". Grace None is the spec's own, 0 is SIGKILL at once.
 
         A later order may shorten an earlier one. Returns False when the supervisor is gone already. When the order
         cannot be written (disk full) the attempt is ended all the same, and its ending says "shutdown".

@@ -106,7 +106,7 @@ def _become(
         step = "start"
         _reset_signals()
         _exec(spec.argv, env)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         os.write(tell, json.dumps(_sentence(step, spec.argv, error)).encode()[:4000])
 
 

@@ -29,6 +29,7 @@ from typing import Any
 
 from slotsched.process import containment, linux, procfs, supervisor
 from slotsched.process.spec import read_spec
+from slotsched.process.tree import reap
 
 SPAWNER_SOCKET = 0  # stdin, so that an attempt's pipes never get a number below 4
 _PACKET_BYTES = 65536
@@ -45,6 +46,7 @@ class Spawner:
         self._ladder = containment.Ladder()
         self._answers: deque[tuple[bytes, int | None]] = deque()
         self._supervisors: set[int] = set()
+        self._orphans = False  # a supervisor was killed: what is ours and no supervisor has to go
         self._signals = linux.Signals([signal.SIGCHLD])
 
     def serve(self) -> None:
@@ -116,30 +118,24 @@ class Spawner:
             os.close(pidfd)
 
     def _reap(self) -> None:
-        """Collect ended children; sweep up when a supervisor was killed."""
+        """Collect ended children; sweep up when a supervisor did not end as it should."""
         self._signals.take()
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
+        for pid, status in reap()[0]:
             if pid in self._supervisors:
                 self._supervisors.discard(pid)
-                if os.WIFSIGNALED(status):
-                    self._end_orphans()
+                self._orphans = self._orphans or status != 0
+        if self._orphans:
+            self._end_orphans()
 
     def _end_orphans(self) -> None:
-        """End what a killed supervisor left. This process is a subreaper, so that is every child it did not fork.
+        """Kill what a killed supervisor left. This process is a subreaper, so that is every child it did not fork.
 
-        The supervisor's death has made its children ours; killing those brings theirs, until none comes any more.
+        The supervisor's death has made its children ours; the end of those, told by SIGCHLD, brings theirs.
         """
-        while orphans := set(procfs.children()) - self._supervisors:
-            for pid in orphans:
-                os.kill(pid, signal.SIGKILL)  # a child that nobody else waits for: the pid cannot be reused
-            for pid in orphans:
-                os.waitpid(pid, 0)
+        orphans = set(procfs.children()) - self._supervisors
+        for pid in orphans:
+            os.kill(pid, signal.SIGKILL)  # a child that nobody else waits for: the pid cannot be reused
+        self._orphans = bool(orphans)
 
 
 def main() -> None:
@@ -151,9 +147,8 @@ def main() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, hard))
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
-        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it were ignored, children would vanish without a trace
-    signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGCHLD})
+    # Supervisors inherit the mask: an order that comes before one can read it waits, and is not lost or deadly.
+    signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
     linux.become_subreaper()
     Spawner(asked).serve()

@@ -50,6 +50,9 @@ def read_spec(run_dir: Path) -> Spec:
     if not isinstance(value, dict):
         raise ValueError("spec.json is not an object")
     try:
-        return Spec(**{key: item for key, item in value.items() if key in _NAMES})
+        spec = Spec(**{key: item for key, item in value.items() if key in _NAMES})
     except TypeError as error:
         raise ValueError(f"spec.json: {error}") from error
+    if not spec.argv:
+        raise ValueError("spec.json: there is nothing to run")
+    return spec

@@ -45,12 +45,14 @@ class StatusFile:
     def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / contract.RUN_STATUS
         self._draft = run_dir / f".{contract.RUN_STATUS}"
-        self._directory = run_dir
         self._fd = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
         os.posix_fallocate(self._fd, 0, _RESERVED_BYTES)
 
     def write(self, ending: Ending) -> None:
-        """Make `ending` the attempt's end, durably: fsync, rename, fsync of the folder."""
+        """Make `ending` the attempt's end: whole or not there, fsynced before the rename.
+
+        The folder is not fsynced: a status that a power failure takes back belongs to an instance that is dead then.
+        """
         document = asdict(ending)
         if ending.message is not None:
             document["message"] = ending.message[:_MESSAGE_CHARACTERS]
@@ -58,12 +60,8 @@ class StatusFile:
         write_all(self._fd, data)
         os.ftruncate(self._fd, len(data))
         os.fsync(self._fd)
+        os.close(self._fd)
         self._draft.rename(self._path)
-        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
 
 
 def read_ending(run_dir: Path) -> Ending | None:

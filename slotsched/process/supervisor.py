@@ -6,6 +6,7 @@ orders are `order.json` and a signal, its last word is `status.json`, written on
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import select
@@ -39,15 +40,16 @@ def run(run_dir: Path, spec: Spec, rung: str) -> None:
     linux.set_name("slotsched-sup")
     _stand_alone()
     lock = rundir.take_lock(run_dir)
-    if lock is None:
+    if lock is None or (run_dir / contract.RUN_START).exists():
         return
     status = StatusFile(run_dir)  # before the start right: without room for its end the script does not start
+    log = LogFile(run_dir / contract.RUN_LOG, spec.log_limit)
     boot = boot_id()
     facts = {"by": "supervisor", "boot_id": boot, "started": boottime(), "containment": rung}
     if rung == CGROUP:
         facts["cgroup"] = str(cgroups.group_for(run_dir, cgroups.base()))
     if rundir.take_start_right(run_dir, facts):
-        status.write(Supervisor(run_dir, spec, rung, boot).ending())
+        status.write(Supervisor(run_dir, spec, rung, log, boot).ending())
         workdir.remove(run_dir / contract.RUN_WORK)
 
 
@@ -64,13 +66,13 @@ def _stand_alone() -> None:
 class Supervisor:
     """One attempt, from containment to ending."""
 
-    def __init__(self, run_dir: Path, spec: Spec, rung: str, boot: str) -> None:
+    def __init__(self, run_dir: Path, spec: Spec, rung: str, log: LogFile, boot: str) -> None:
         self._run_dir = run_dir
         self._spec = spec
         self._rung = rung
         self._boot = boot
-        self._log = LogFile(run_dir / contract.RUN_LOG, spec.log_limit)
-        self._capture = Capture(self._log, spec.log_limit, boottime)
+        self._log = log
+        self._capture = Capture(log, spec.log_limit, boottime)
         self._agenda = Agenda()
         self._timer = linux.Timer()
         self._signals = linux.Signals([signal.SIGCHLD, rundir.ORDER_SIGNAL, rundir.END_SIGNAL, rundir.KILL_SIGNAL])
@@ -112,12 +114,18 @@ class Supervisor:
             mount_proc()
             self._tree = tree.NamespaceTree()
         elif self._rung == CGROUP:
-            self._tree = tree.CgroupTree(cgroups.group_for(self._run_dir, cgroups.base()))
-        parent = cgroups.memory_parent() if self._spec.memory else None
-        if parent is not None and self._spec.memory and self._rung != CGROUP:
-            group = cgroups.group_for(self._run_dir, parent)
-            self._tree = tree.LimitedTree(self._tree, group, self._spec.memory)
+            group = cgroups.group_for(self._run_dir, cgroups.base())
+            self._tree = tree.CgroupTree(group, self._spec.memory)
+        if self._rung != CGROUP and self._spec.memory:
+            self._limit_memory(self._spec.memory)
         self._gauge = MemoryGauge(self._tree, self._spec.memory)
+
+    def _limit_memory(self, limit: int) -> None:
+        """Let the kernel keep the limit too, where it can: it is faster than any sampling."""
+        parent = cgroups.memory_parent()
+        if parent is not None:
+            with contextlib.suppress(OSError):
+                self._tree = tree.LimitedTree(self._tree, cgroups.group_for(self._run_dir, parent), limit)
 
     def _open_lease(self) -> None:
         try:
@@ -234,7 +242,9 @@ class Supervisor:
         assert self._gauge is not None
         pause = self._gauge.sample()
         if self._gauge.exceeded():
-            self._end_script("memory", 0, f"used {self._gauge.now} bytes of memory, the limit is {self._spec.memory}")
+            self._end_script(
+                "memory", 0, f"used {_mib(self._gauge.now)} of memory, the limit is {_mib(self._spec.memory)}"
+            )
         else:
             self._agenda.put("memory", boottime() + pause, self._sample_memory)
 
@@ -269,8 +279,8 @@ class Supervisor:
     def _end_tree(self) -> None:
         """Kill whatever is left, also after a normal exit, and wait until nothing is."""
         self._note(self._tree.end())
-        if isinstance(self._tree, tree.LimitedTree) and self._tree.out_of_memory():
-            self._end_script("memory", 0, f"the kernel ended it at its memory limit of {self._spec.memory} bytes")
+        if self._tree.out_of_memory():
+            self._end_script("memory", 0, f"the kernel ended it at its memory limit of {_mib(self._spec.memory)}")
         self._tree.close()
 
     def _judge(self) -> None:
@@ -306,6 +316,10 @@ def _signal_group(pid: int, number: int) -> None:
         os.killpg(pid, number)
     except ProcessLookupError:  # the child has not made its group yet
         os.kill(pid, number)  # never a stranger's: we have not waited for it
+
+
+def _mib(count: int | None) -> str:
+    return f"{(count or 0) / (1 << 20):.1f} MiB"
 
 
 def _iso(epoch: float) -> str:

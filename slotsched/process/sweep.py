@@ -38,7 +38,7 @@ def sweep_tree(run_dir: Path, within: float = 2.0) -> bool:
     if lock_holder(run_dir) is not None:
         raise StillSupervised(f"{run_dir} has a living supervisor")
     facts = start_facts(run_dir)
-    if facts.get("boot_id") != boot_id() or facts.get("containment") in NAMESPACES:
+    if facts.get("boot_id") not in (None, boot_id()) or facts.get("containment") in NAMESPACES:
         return True
     end = boottime() + within
     while _sweep_once(run_dir, facts):

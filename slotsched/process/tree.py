@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
 import time
@@ -37,8 +36,8 @@ class Tree:
         """Called in the child before it becomes the script."""
 
     def members(self) -> Iterable[int]:
-        """The pids in the tree at this moment."""
-        return [each.pid for each in procfs.descendants(os.getpid())]
+        """The pids in the tree at about this moment, for measuring it."""
+        return procfs.family(os.getpid())
 
     def kill(self) -> None:
         """SIGKILL to everything that is in the tree. A process forked meanwhile may escape this one call."""
@@ -69,6 +68,10 @@ class Tree:
             time.sleep(pause)
             pause = min(2 * pause, longest)
 
+    def out_of_memory(self) -> bool:
+        """The kernel killed something of the tree at its memory limit."""
+        return False
+
     def close(self) -> None:
         """Give back what the tree needed from the system."""
 
@@ -85,11 +88,17 @@ class NamespaceTree(Tree):
 
 
 class CgroupTree(Tree):
-    """Everything in one cgroup v2 group. The subreaper's walk stays as the way to see that it is empty."""
+    """Everything in one cgroup v2 group. Being a subreaper stays the way to see that it is empty.
 
-    def __init__(self, group: Path) -> None:
+    `limit` bytes of memory are the kernel's to keep where the group has the memory controller.
+    """
+
+    def __init__(self, group: Path, limit: int | None) -> None:
         self.group = group
         group.mkdir(exist_ok=True)
+        if limit is not None:
+            with contextlib.suppress(OSError):
+                cgroups.limit_memory(group, limit)
 
     def enter(self) -> None:
         cgroups.enter(self.group)
@@ -99,6 +108,9 @@ class CgroupTree(Tree):
 
     def kill(self) -> None:
         cgroups.kill(self.group)
+
+    def out_of_memory(self) -> bool:
+        return cgroups.out_of_memory(self.group)
 
     def close(self) -> None:
         cgroups.remove(self.group)
@@ -111,7 +123,11 @@ class LimitedTree(Tree):
         self._inner = inner
         self._group = group
         group.mkdir(exist_ok=True)
-        cgroups.limit_memory(group, limit)
+        try:
+            cgroups.limit_memory(group, limit)
+        except OSError:
+            cgroups.remove(group)
+            raise
 
     def enter(self) -> None:
         self._inner.enter()
@@ -124,14 +140,8 @@ class LimitedTree(Tree):
         self._inner.kill()
 
     def out_of_memory(self) -> bool:
-        """The kernel killed something of the tree for its memory."""
         return cgroups.out_of_memory(self._group)
 
     def close(self) -> None:
         self._inner.close()
         cgroups.remove(self._group)
-
-
-def is_gone(error: OSError) -> bool:
-    """The process or group an operation was meant for no longer exists."""
-    return error.errno in (errno.ESRCH, errno.ENOENT, errno.ENODEV)

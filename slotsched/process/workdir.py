@@ -29,8 +29,8 @@ def _mounts_below(folder: Path) -> list[str]:
     """Mount points at or below `folder`, the innermost first."""
     inside = f"{folder}/"
     targets = []
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        target = line.split()[4].encode().decode("unicode_escape")
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        target = os.fsdecode(line.split()[4].decode("unicode_escape").encode("latin-1"))  # blanks stand there as \\040
         if f"{target}/".startswith(inside):
             targets.append(target)
     return targets[::-1]

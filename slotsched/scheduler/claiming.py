@@ -61,10 +61,15 @@ class Claimer:
         return won
 
     def settle(self) -> None:
-        """Learn the fate of claims whose answer was lost. What the store shows is ours; the token is spent."""
+        """Learn the fate of claims whose answer was lost. What the store shows is ours, and is given back unstarted:
+        the lease, or this instance's very identity, may have changed since the claim was sent.
+        """
         engine = self._engine
         for token in list(engine.unsettled):
-            self._won(token, engine.store.queue.settle(token))
+            for task in engine.store.queue.settle(token):
+                engine.store.queue.release(task.id, token)
+                engine.log.info("released a claim whose answer was lost", task=task.id)
+            self._give_back(token)
 
     # --- what may be claimed -------------------------------------------------------------------------
 
@@ -189,10 +194,13 @@ class Claimer:
 
     def _won(self, token: str, tasks: list[Task]) -> None:
         """The store has told which of the token's tasks are ours: give back what was held for the others."""
-        for holder in self._engine.unsettled.pop(token):
-            self._engine.ledger.give_back(holder)
+        self._give_back(token)
         for task in sorted(tasks, key=lambda task: (task.due_at, task.id)):
             self._starter.start(task, token, history=self._history.get(task.job, (0.0, []))[1])
+
+    def _give_back(self, token: str) -> None:
+        for holder in self._engine.unsettled.pop(token):
+            self._engine.ledger.give_back(holder)
 
 
 def _parse_lanes(texts: Iterable[str]) -> dict[str, Lane]:

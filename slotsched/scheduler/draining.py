@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from slotsched.scheduler.engine import Engine
 
 RECORD_PATIENCE_SECONDS = 10.0  # for the store to take the last ends, once nothing runs any more
+UPLOAD_PATIENCE_SECONDS = 30.0  # for the log store to take the last logs; what is not up by then stays in the spool
 
 
 class Drain:
-    """Nothing happens until `begin()`; then no new claims, and `over()` becomes true."""
+    """Nothing happens until `begin()`; then no new claims, and `over()` becomes true.
 
-    def __init__(self, engine: Engine) -> None:
+    uploads: how many logs are not in the log store yet.
+    """
+
+    def __init__(self, engine: Engine, uploads: Callable[[], int]) -> None:
         self._engine = engine
+        self._uploads = uploads
         self._limit: float | None = None  # CLOCK_BOOTTIME: when what still runs is ended
         self._give_up: float | None = None  # when unrecorded ends are left to the next start
+        self._leave_spool: float | None = None  # when logs that are not uploaded are left to it
         self.forced = False
 
     def begin(self) -> None:
@@ -38,10 +46,20 @@ class Drain:
             self._give_up = now + RECORD_PATIENCE_SECONDS
 
     def over(self) -> bool:
-        """Nothing runs, and every end is recorded (or the store was given its time)."""
+        """Nothing runs, every end is recorded and every log is uploaded (or the stores were given their time)."""
         if not self._engine.draining or self._engine.roster.alive():
             return False
-        return self.clean() or (self._give_up is not None and self._engine.now() >= self._give_up)
+        recorded = self.clean() or (self._give_up is not None and self._engine.now() >= self._give_up)
+        return recorded and (self.forced or self._uploaded())
+
+    def _uploaded(self) -> bool:
+        pending, now = self._uploads(), self._engine.now()
+        if not pending:
+            return True
+        if self._leave_spool is None:
+            self._leave_spool = now + UPLOAD_PATIENCE_SECONDS
+            self._engine.log.info("waiting for uploads", pending=pending)
+        return now >= self._leave_spool
 
     def clean(self) -> bool:
         """Whether this instance owns nothing in the store any more."""

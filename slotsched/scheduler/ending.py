@@ -43,7 +43,9 @@ class Finisher:
             engine.log.warning("its supervisor ended before the script began; releasing it", task=run.record.task_id)
             return
         if ending is None:
-            sweep_tree(run.directory)
+            if not sweep_tree(run.directory):
+                engine.log.error("a killed supervisor's processes live on; their slots stay taken", run=run.id)
+                return  # the supervision looks again
             ending = abandoned_ending(run.directory)
         run.end(outcome_of(run, ending, engine.now()), engine.now())
         engine.ledger.give_back(run.id)

@@ -103,7 +103,7 @@ class Engine:
         """Tell the run's supervisor to end it. A kill may follow a gentler order, not the other way round."""
         if run.ordered is not None and (run.ordered[1] or not kill):
             return
-        run.ordered = (cause, kill)
+        run.ordered, run.ordered_at = (cause, kill), self.now()
         if run.supervised is not None:
             run.supervised.order(run.directory, cause, 0.0 if kill else None, by)
             self.log.info("told to end", task=run.record.task_id, cause=cause, kill=kill)

@@ -50,11 +50,16 @@ class Fenced:
 
 
 @dataclass(frozen=True)
+class SpoolEmpty:
+    """Every log that waited for its upload is in the log store."""
+
+
+@dataclass(frozen=True)
 class Signaled:
     number: int
 
 
-Message = Work | Scheduled | Touched | StreamDown | Renewed | Fenced | Signaled
+Message = Work | Scheduled | Touched | StreamDown | Renewed | Fenced | SpoolEmpty | Signaled
 
 
 class Inbox:

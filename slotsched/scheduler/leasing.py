@@ -61,6 +61,9 @@ class LeaseKeeper(threading.Thread):
         except StoreError as error:
             engine.log.debug("lease not renewed", why=str(error))
             return True
+        except Exception:  # a damaged document must not end the thread: then nobody would learn of being fenced
+            engine.log.exception("lease not renewed")
+            return True
         if instance is None:
             engine.inbox.post(Fenced(self._instance_id))
             return False

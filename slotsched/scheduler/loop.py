@@ -18,7 +18,17 @@ from slotsched.scheduler.draining import Drain
 from slotsched.scheduler.duty import Duty, Timetable
 from slotsched.scheduler.ending import Finisher
 from slotsched.scheduler.engine import Engine
-from slotsched.scheduler.inbox import Fenced, Message, Renewed, Scheduled, Signaled, StreamDown, Touched, Work
+from slotsched.scheduler.inbox import (
+    Fenced,
+    Message,
+    Renewed,
+    Scheduled,
+    Signaled,
+    SpoolEmpty,
+    StreamDown,
+    Touched,
+    Work,
+)
 from slotsched.scheduler.leasing import RENEWALS_PER_LEASE, LeaseKeeper
 from slotsched.scheduler.pruning import Pruner
 from slotsched.scheduler.publishing import Publisher
@@ -34,7 +44,6 @@ from slotsched.scheduler.watching import Watcher
 POLL_SECONDS = 1.0
 RESCAN_SECONDS = 2.0
 PRUNE_SECONDS = 3600.0
-UPLOAD_PATIENCE_SECONDS = 30.0  # at the end of a drain; what is not up by then stays in the spool
 LONGEST_SLEEP_SECONDS = 1.0  # the loop's own pulse: the lease and the supervisors live by it
 
 
@@ -72,7 +81,7 @@ class Loop:
         self._recovery = Recovery(engine, adopt=self._supervision.adopt)
         self._lease: LeaseKeeper | None = None
         self._replace = False
-        self._drain = Drain(engine)
+        self._drain = Drain(engine, uploads=lambda: self._uploader.pending)
         self._idle_passes = 0
         self._make_timetable()
 
@@ -84,7 +93,8 @@ class Loop:
         self._lanes = Duty("lanes", self._claimer.refresh_lanes, POLL_SECONDS)
         self._claim = Duty("claim", self._run_claim, POLL_SECONDS)
         self._rescue = Duty("rescue", self._run_rescue, POLL_SECONDS)
-        self._register = Duty("register", self._run_register, POLL_SECONDS)
+        # Not put to rest with the store: after being fenced no renewal is there to hear it answer again.
+        self._register = Duty("register", self._run_register, POLL_SECONDS, needs_store=False)
         self._launches = Duty("launches", self._supervision.run_once, POLL_SECONDS, needs_store=False)
         # A random first time, so that instances started together do not prune together.
         first_prune = self._engine.now() + PRUNE_SECONDS * random.random()
@@ -178,9 +188,6 @@ class Loop:
         if self._replace:
             engine.launcher.close()
             return Ended.REPLACE
-        if not self._drain.forced and self._uploader.pending:
-            engine.log.info("waiting for uploads", pending=self._uploader.pending)
-            self._uploader.wait_until_empty(UPLOAD_PATIENCE_SECONDS)
         assert self._lease is not None
         self._lease.stop()
         self._sign_off()
@@ -218,6 +225,8 @@ class Loop:
                 self._claim.wake()
             case Touched():
                 self._sweep.wake()
+            case SpoolEmpty():
+                pass  # it has woken the loop, which looks whether a drain is over
             case StreamDown():
                 self._engine.log.debug("polling only, until the change stream is back")
             case Renewed():
@@ -261,8 +270,9 @@ class Loop:
         nonce = secrets.token_hex(8)
         self._recovery.begin_anew(nonce)
         self._engine.fenced = False
+        self._engine.health.answered()
         self._begin_lease(nonce)
-        self._publish.wake()
+        self._timetable.wake_all()
         self._engine.log.info("up again", id=self._engine.identity.id)
 
     # --- duties that are more than one call ----------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from slotsched.errors import Refused
 from slotsched.model import Instance
 from slotsched.scheduler.engine import Engine
 
@@ -66,7 +67,10 @@ class Rescuer:
 
     def _take(self, owner: str) -> int:
         """The store refuses unless the owner is dead or absent by a majority read."""
-        taken = self._engine.store.rescue.take(owner)
+        try:
+            taken = self._engine.store.rescue.take(owner)
+        except Refused:  # it registered after we had read who there is
+            return 0
         if taken:
             self._engine.log.warning("took the tasks of a dead instance", instance=owner, tasks=taken)
         return taken

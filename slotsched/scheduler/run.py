@@ -105,6 +105,7 @@ class Run:
     planned: float = 0.0  # seconds it is expected to run
     supervised: Supervised | None = None
     ordered: tuple[str, bool] | None = None  # (cause, kill) of the last order given
+    ordered_at: float = 0.0  # CLOCK_BOOTTIME
     outcome: Outcome | None = None  # None once ended: the script never started, and the claim is to be released
     ended: float = 0.0  # CLOCK_BOOTTIME
     disowned: bool = False

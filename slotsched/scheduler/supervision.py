@@ -15,6 +15,7 @@ from slotsched.scheduler.run import Phase, Run
 from slotsched.scheduler.starting import Starter
 
 UNSEEN_SECONDS = 10.0  # a launch nobody reported for so long lost its message or its spawner
+OBEY_SECONDS = 10.0  # a supervisor that has not ended so long after its order (and its grace) is stopped or stuck
 
 
 class Supervision:
@@ -66,7 +67,10 @@ class Supervision:
         self._on_running(run)
 
     def run_once(self) -> int:
-        """Look for launches whose report was lost and ends that could not be read; returns how many were settled."""
+        """Look for launches whose report was lost, ends that could not be read, and supervisors that do not obey.
+
+        Returns how many there were.
+        """
         engine = self._engine
         if self._spawner_fd is None:
             self.start_spawner()
@@ -74,7 +78,23 @@ class Supervision:
         late = [run for run in engine.roster.alive() if run.supervised is None and run.launched < unseen]
         for run in late:
             self._find(run)
-        return len(late)
+        disobeying = [run for run in engine.roster.alive() if self._disobeys(run)]
+        for run in disobeying:
+            self._kill_supervisor(run)
+        return len(late) + len(disobeying)
+
+    def _disobeys(self, run: Run) -> bool:
+        if run.supervised is None or run.ordered is None:
+            return False
+        grace = 0.0 if run.ordered[1] else run.record.grace
+        return self._engine.now() > run.ordered_at + grace + OBEY_SECONDS
+
+    def _kill_supervisor(self, run: Run) -> None:
+        """Its tree dies with it or is swept after it; only its account of the end is lost."""
+        assert run.supervised is not None
+        self._engine.log.error("a supervisor does not obey; killing it", task=run.record.task_id)
+        run.supervised.kill()
+        run.ordered_at = self._engine.now()
 
     def _launched(self, event: Launched) -> None:
         run = self._engine.roster.get(event.run_dir.name)

@@ -26,6 +26,7 @@ CHUNKS_PER_PASS = 4
 class _Tail:
     run: Run
     offset: int | None = None  # of the next byte to ship; None: not known yet
+    unsent: bytes = b""  # sent without an answer: it is sent again unchanged, since the first may have arrived
     progress_seen: int = 0  # mtime in ns of the progress file last shipped
 
     @property
@@ -83,12 +84,12 @@ class Tailer(threading.Thread):
         begun = self._begin(tail)
         offset = begun
         for _ in range(CHUNKS_PER_PASS):
-            data = _whole_lines(tail.log, offset)
-            if not data:
+            tail.unsent = tail.unsent or _whole_lines(tail.log, offset)
+            if not tail.unsent:
                 break
-            tails.ship(record.task_id, record.attempt, offset, data)
-            offset += len(data)
-            tail.offset = offset
+            tails.ship(record.task_id, record.attempt, offset, tail.unsent)
+            offset += len(tail.unsent)
+            tail.offset, tail.unsent = offset, b""
         if offset > max(begun, KEPT_BYTES):
             tails.trim(record.task_id, record.attempt, offset - KEPT_BYTES)
         return offset - begun
@@ -99,7 +100,7 @@ class Tailer(threading.Thread):
         if tail.offset is None:
             adopted = tail.run.adopted
             tail.offset = self._engine.store.tails.end(record.task_id, record.attempt) if adopted else 0
-        if size - tail.offset > KEPT_BYTES:
+        if size - tail.offset > KEPT_BYTES and not tail.unsent:
             tail.offset = _line_start(tail.log, size - KEPT_BYTES)
         return tail.offset
 

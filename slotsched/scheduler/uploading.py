@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from slotsched.contract import RUN_LOG
 from slotsched.errors import ArchiveError, StoreError
 from slotsched.scheduler.engine import Engine
+from slotsched.scheduler.inbox import SpoolEmpty
 from slotsched.scheduler.run import Run
 
 WORKERS = 4  # so that one stalled upload does not hold up the others
@@ -51,11 +52,6 @@ class Uploader:
     @property
     def pending(self) -> int:
         return self._unfinished
-
-    def wait_until_empty(self, seconds: float) -> bool:
-        """Whether everything was uploaded within that time."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._unfinished == 0, timeout=seconds)
 
     def _push(self, moment: float, item: _Item) -> None:
         heapq.heappush(self._waiting, (moment, next(self._order), item))
@@ -114,7 +110,10 @@ class Uploader:
         with self._changed:
             self._refusals, self._rest_until = 0, 0.0
             self._unfinished -= 1
+            empty = self._unfinished == 0
             self._changed.notify_all()
+        if empty:
+            self._engine.inbox.post(SpoolEmpty())
 
 
 def _backoff(failures: int) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 from pymongo import UpdateMany, UpdateOne
 
 from slotsched.model import Broken, Job, job_from_document, job_to_document
+from slotsched.store import indexes
 from slotsched.store.connection import Connection, Document
 
 _COPY, _BROKEN, _SWITCH = "copy", "broken", "switch"
@@ -84,6 +85,7 @@ class Catalogs:
 
     def set_enabled(self, name: str, enabled: bool) -> None:
         """Switches a job on or off on every instance; tasks that run go on."""
+        indexes.ensure(self._connection)
         with self._connection.guard():
             if enabled:
                 self._jobs.delete_one({"_id": _switch_id(name)})

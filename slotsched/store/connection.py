@@ -67,6 +67,7 @@ class Connection:
             write_concern=WriteConcern(w="majority", j=True),
             read_concern=ReadConcern("local"),
         )
+        self.indexed = False  # whether `indexes.ensure` has been here
         self._offset: tuple[float, float] | None = None  # (boot time of the measurement, server's epoch - boot time)
 
     def guard(self, timeout: float | None = None) -> AbstractContextManager[None]:

@@ -2,7 +2,7 @@
 
 Field names are the object shape's. Beside them a document holds what only the store needs: `lane` and `rank` (the
 queue's order), `rid` (the id backwards, so that an ending is found by an index), `claim` {instance, token}, `ended`
-(the token of the last finish), `losses`, `key_until` and `key_hash`, `expire_at`, `resolve`. Values that are None
+(the token of the last finish), `losses`, `cancels`, `key_until` and `key_hash`, `expire_at`, `resolve`. Values that are None
 are not stored.
 """
 

@@ -16,6 +16,7 @@ from pymongo import errors as driver
 
 from slotsched import errors
 from slotsched.model import TERMINAL, Status, TaskRequest
+from slotsched.store import indexes
 from slotsched.store.connection import Connection, Document
 from slotsched.store.documents import new_document, short
 
@@ -44,7 +45,9 @@ class Enqueuer:
 
     def enqueue(self, request: TaskRequest) -> Enqueued:
         """Inserts one task, or finds the one its key stands for. Raises KeyConflict, UsageError, InvalidArguments."""
-        return self._insert(new_document(request, self._connection.now()))
+        document = new_document(request, self._connection.now())
+        indexes.ensure(self._connection)
+        return self._insert(document)
 
     def enqueue_many(
         self, requests: Iterable[TaskRequest], on_batch: Callable[[int], None] | None = None
@@ -57,6 +60,7 @@ class Enqueuer:
         done: list[Enqueued] = []
         documents = (new_document(request, self._connection.now()) for request in requests)
         for batch in _batches(documents):
+            indexes.ensure(self._connection)
             done += self._insert_batch(batch)
             if on_batch is not None:
                 on_batch(len(done))
@@ -102,7 +106,7 @@ class Enqueuer:
                 return None
             if found["_id"] == document["_id"]:
                 return _enqueued(document)
-            if self._window_over(found):
+            if self._freed(found):
                 return None
         if found.get("key_hash") != document["key_hash"]:
             raise errors.KeyConflict(
@@ -111,9 +115,12 @@ class Enqueuer:
             )
         return Enqueued(id=str(found["_id"]), status=Status(found["status"]), existed=True)
 
-    def _window_over(self, found: Document) -> bool:
-        """Takes the key from a task that has ended and whose window is over by the server's clock."""
-        released = self._tasks.update_one(
+    def _freed(self, found: Document) -> bool:
+        """Takes the key from a task that has ended and whose window is over by the server's clock.
+
+        True too where another request did so since: whose the key is now has to be looked up again.
+        """
+        self._tasks.update_one(
             {
                 "_id": found["_id"],
                 "key": found["key"],
@@ -123,7 +130,7 @@ class Enqueuer:
             },
             {"$unset": {"key": "", "key_until": "", "key_hash": ""}},
         )
-        return released.modified_count == 1
+        return self._certain.find_one({"_id": found["_id"], "key": found["key"]}, {"_id": 1}) is None
 
 
 def _enqueued(document: Document) -> Enqueued:

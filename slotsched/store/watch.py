@@ -48,7 +48,7 @@ _INTERESTING: Pipeline = [
                     "updateDescription.removedFields": {"$ne": "claim"},
                 },
                 {"operationType": "update", "updateDescription.updatedFields.cancel": {"$exists": True}},
-                {"operationType": "update", "updateDescription.updatedFields.cancel.at": {"$exists": True}},
+                {"operationType": "update", "updateDescription.updatedFields.cancels": {"$exists": True}},
             ]
         }
     },

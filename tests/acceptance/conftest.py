@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pymongo
 import pytest
-from fleet import JOBS, Fleet, fleet
+from fleet import JOBS, Fleet, FleetMaker, fleet
 from s3_servers import Bucket
 
 from slotsched.embedded import Mongod
@@ -24,8 +23,6 @@ from slotsched.embedded import Mongod
 LEASE_SECONDS = 4.0
 GRACE_SECONDS = 1.0
 POLL_SECONDS = 1.0
-
-FleetMaker = Callable[..., AbstractContextManager[Fleet]]
 
 
 @pytest.fixture(scope="session")

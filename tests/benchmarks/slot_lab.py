@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # a simulator's own interpreter need not have us installed
 
 from slotsched.choose import Candidate, Running
 from slotsched.choose import choose as product_choose

@@ -69,7 +69,10 @@ def test_annotated_help_is_the_description() -> None:
         ("x: Path = Path('/srv')", (False, "/srv", "path", False)),
         ("x: list[str] = ('a', 'b')", (False, ["a", "b"], "list", False)),
         ("x: date = date.today()", (False, None, "date", False)),
-        ("x: float = 1e999", (False, float("inf"), "float", False)),
+        ("x: float = 1e999", (False, None, "float", False)),
+        ("x: int = 2 ** 64", (False, None, "int", False)),
+        ("x: int = 18446744073709551616", (False, None, "int", False)),
+        ("x: str = '\\ud800'", (False, None, "str", False)),
         ("*, x: int = -1", (False, -1, "int", False)),
     ],
 )

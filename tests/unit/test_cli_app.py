@@ -77,7 +77,7 @@ def test_a_setting_may_stand_before_or_after_the_command(
         (["retry"], "name the tasks"),
         (["retry", "--failed"], "--failed needs --since"),
         (["wait"], "Missing argument"),
-        (["instance", "slots", "a", "0"], "0 is not in the range"),
+        (["instance", "slots", "a", "0"], "greater than or equal to 1"),
         (["job", "new", "Bad Name"], "is no job name"),
         (["--lease", "3", "ps"], "No such option"),
         (["config", "show", "--lease", "soon"], "--lease: lease: 'soon' is not a duration"),

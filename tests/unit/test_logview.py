@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slotsched.errors import ArchiveError, NotFound, ObjectMissing
-from slotsched.logview import NOT_UPLOADED, Reading, read_log
+from slotsched.logview import NO_LOG, NOT_UPLOADED, Reading, read_log
 from slotsched.model import Attempt, InstanceRef, LogRef, Reason, Status, Task
 from slotsched.process.logfile import LogFile
 
@@ -39,7 +39,7 @@ class World:
     steps: list[Callable[[], None]] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     time: float = 0.0
-    after_step: Callable[[], None] = lambda: None
+    closed: int = 0
 
     @property
     def tasks(self) -> World:
@@ -71,7 +71,6 @@ class World:
         assert self.time < 3600, "waited for ever"
         if self.steps:
             self.steps.pop(0)()
-            self.after_step()
 
     def ship(self, data: bytes) -> None:
         end = self.pieces[-1].offset + len(self.pieces[-1].data) if self.pieces else 0
@@ -91,6 +90,9 @@ class World:
     def upload(self, content: bytes, **log: Any) -> None:
         self.archived = content
         self.end(bytes=len(content), uploaded=True, **log)
+
+    def close(self) -> None:
+        self.closed += 1
 
     def reading(self, **options: Any) -> list[bytes]:
         how = Reading(
@@ -117,7 +119,7 @@ def world() -> World:
 def test_an_uploaded_log_is_read_from_the_log_store(world: World) -> None:
     world.upload(text(*range(100)))
     assert world.reading() == lines(*range(100))
-    assert world.said == []
+    assert (world.said, world.closed) == ([], 1)
 
 
 def test_the_last_lines_are_chosen(world: World) -> None:
@@ -205,9 +207,27 @@ def test_the_wait_for_an_upload_is_bounded_and_the_tail_has_to_do(world: World) 
 def test_the_log_of_a_lost_attempt_is_not_waited_for(world: World) -> None:
     world.ship(text(0) + b'{"torn')
     world.end()
-    world.attempts[-1] = replace(world.attempts[-1], reason=Reason.LOST)
+    world.attempts[-1] = replace(world.attempts[-1], reason=Reason.LOST, log=None)
     assert world.reading(follow=True) == lines(0)
     assert (world.time, world.said) == (0, [NOT_UPLOADED])
+
+
+def test_an_empty_log_is_not_waited_for(world: World) -> None:
+    world.end(bytes=0)
+    assert (world.reading(follow=True), world.time, world.said) == ([], 0, [])
+
+
+def test_an_attempt_that_never_started_has_no_log_and_it_is_said(world: World) -> None:
+    world.end()
+    world.attempts[-1] = replace(world.attempts[-1], reason=Reason.NOT_STARTED, log=None)
+    assert (world.reading(), world.time, world.said) == ([], 0, [NO_LOG])
+
+
+def test_an_old_log_is_not_waited_for(world: World) -> None:
+    world.ship(text(0))
+    world.end(bytes=999)
+    world.attempts[-1] = replace(world.attempts[-1], ended_at=START - dt.timedelta(hours=1))
+    assert (world.reading(), world.time, world.said) == (lines(0), 0, [NOT_UPLOADED])
 
 
 def test_a_trimmed_beginning_is_said_and_the_torn_first_line_left_out(world: World) -> None:

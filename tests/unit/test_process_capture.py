@@ -44,7 +44,7 @@ def test_lines_are_pino_shaped_with_the_level_of_their_stream():
         b'{"level":30,"time":7,"stream":"stdout","msg":"one"}\n',
         b'{"level":30,"time":7,"stream":"stdout","msg":"two"}\n',
     ]
-    assert json.loads(captured("stderr", b"\xc3\xa4 \x1b[1m \"\\\r\n")[0]) == {
+    assert json.loads(captured("stderr", b'\xc3\xa4 \x1b[1m "\\\r\n')[0]) == {
         "level": 40,
         "time": 7,
         "stream": "stderr",

@@ -30,8 +30,17 @@ def test_past_the_deadline_another_lives_on_while_its_scheduler_ticks():
 
 @pytest.mark.parametrize(
     ("deadline", "tick", "lease"),
-    [(1e9, 0.0, LEASE), (math.nan, 0.0, LEASE), (math.inf, 0.0, LEASE), (0.0, 1e9, LEASE), (0.0, math.nan, LEASE)]
-    + [(0.0, 0.0, 0.0), (150.0, 100.0, math.nan), (150.0, 100.0, 0.0), (0.0, 100.0, -1.0)],
+    [
+        (1e9, 0.0, LEASE),
+        (math.nan, 0.0, LEASE),
+        (math.inf, 0.0, LEASE),
+        (0.0, 1e9, LEASE),
+        (0.0, math.nan, LEASE),
+        (0.0, 0.0, 0.0),
+        (150.0, 100.0, math.nan),
+        (150.0, 100.0, 0.0),
+        (0.0, 100.0, -1.0),
+    ],
 )
 def test_values_that_no_scheduler_writes_are_distrusted(deadline, tick, lease):
     assert next_check(100.0, deadline, tick, lease, die_at_deadline=False) is None

@@ -8,7 +8,16 @@ import sys
 
 import pytest
 
-from slotsched.process import Ending, Spec, Supervised, abandoned_ending, forbid_start, read_ending, read_spec, write_spec
+from slotsched.process import (
+    Ending,
+    Spec,
+    Supervised,
+    abandoned_ending,
+    forbid_start,
+    read_ending,
+    read_spec,
+    write_spec,
+)
 from slotsched.process.files import read_object
 from slotsched.process.rundir import lock_holder, read_order, start_facts, take_start_right
 from slotsched.process.status import StatusFile
@@ -39,7 +48,7 @@ def test_a_spec_reads_back_as_it_was_written_and_is_nobody_elses_to_read(tmp_pat
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"argv": ["x"]}', "\udcff"])
 def test_what_is_no_spec_is_a_value_error(tmp_path, content):
     (tmp_path / "spec.json").write_bytes(content.encode(errors="surrogateescape"))
-    with pytest.raises(ValueError):  # noqa: PT011
+    with pytest.raises(ValueError):
         read_spec(tmp_path)
 
 

@@ -26,7 +26,8 @@ def test_what_is_not_given_comes_from_the_job_file() -> None:
 
 def test_what_is_given_replaces_it() -> None:
     request = build_request(
-        JOB, {}, slots=2, memory="512M", max_time="10m", priority=-1.5, retries=0, key="k", tags=["a", "nightly"], in_="1h"
+        JOB, {}, slots=2, memory="512M", max_time="10m", priority=-1.5, retries=0, key="k",
+        tags=["a", "nightly"], in_="1h",
     )  # fmt: skip
     assert request.needs.slots == 2
     assert request.needs.memory == 512 << 20

@@ -2,22 +2,25 @@
 # [tool.slotsched]
 # max_time = "120s"
 # ///
-"""Writes megabytes to stdout without a single newline: a counter in blocks of 16 bytes, so that every cut shows."""
+"""Writes megabytes to stdout without a single newline, numbered so that every cut and every loss shows."""
 
 import os
 
-from work import tell
+from _witness import tell
 
-BLOCKS_PER_WRITE = 65536
+MEGABYTE = 1 << 20
+# One megabyte in 8-byte steps; its first step is replaced by the megabyte's own number.
+PATTERN = b"".join(b"%07d." % step for step in range(MEGABYTE // 8))
+
+
+def megabyte(number: int) -> bytes:
+    return b"%07d#" % number + PATTERN[8:]
 
 
 def main(megabytes: int = 1) -> None:
     tell("start")
-    body = bytearray(16 * BLOCKS_PER_WRITE)
-    for megabyte in range(megabytes):
-        body[:] = b"".join(b"%015d." % (megabyte * BLOCKS_PER_WRITE + block) for block in range(BLOCKS_PER_WRITE))
-        view = memoryview(body)
+    for number in range(megabytes):
+        view = memoryview(megabyte(number))
         while view:
             view = view[os.write(1, view) :]
-        view.release()
     tell("end")

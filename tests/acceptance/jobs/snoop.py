@@ -13,7 +13,7 @@ def main() -> dict:
     environments = {}
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
-            environments[path.parent.name] = path.read_bytes().decode("utf-8", "replace")
+            environments[path.parent.name] = path.read_bytes().decode("utf-8", "replace").split("\0")
         except OSError:
             continue
     links = []

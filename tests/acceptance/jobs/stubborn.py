@@ -14,7 +14,7 @@ import os
 import signal
 import time
 
-from work import tell
+from _witness import tell
 
 DAEMONS = 4
 STEPS = 2000

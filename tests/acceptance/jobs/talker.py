@@ -9,7 +9,7 @@ import sys
 import time
 
 from slotsched import log
-from work import tell
+from _witness import tell
 
 
 def main(lines: int = 100, pause: float = 0.0, code: int = 0) -> None:

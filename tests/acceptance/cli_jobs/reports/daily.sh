@@ -1,0 +1,5 @@
+#!/bin/sh
+# /// script
+# [tool.slotsched]
+# ///
+exit 0

@@ -1,0 +1,5 @@
+#!/nonexistent/interpreter
+# /// script
+# [tool.slotsched]
+# max_time = "60s"
+# ///

@@ -1,0 +1,335 @@
+"""Python jobs in their own processes: what the harness promises of arguments, results, endings and tracebacks."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from job_lab import Ran, run_job
+
+RunSource = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunSource:
+    def write_and_run(source: str, args: dict[str, Any] | None = None, *, name: str = "job", **options: Any) -> Ran:
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(source))
+        return run_job(tmp_path, name, args, **options)
+
+    return write_and_run
+
+
+HEADER = "# /// script\n# [tool.slotsched]\n# slots = 1\n# ///\n"
+
+
+# --- arguments and results --------------------------------------------------------------------------
+
+
+def test_main_gets_its_arguments_in_the_types_it_declares(run: RunSource) -> None:
+    ran = run(
+        """
+        import datetime as dt
+        from datetime import date
+        from pathlib import Path
+        from typing import Literal, Optional
+
+        def main(folder: Path, day: date, at: dt.datetime, size: Literal["s", 2], ratio: float,
+                 files: list[Path], by: dict[str, date], flag: bool = False, note: Optional[str] = "unset"):
+            return [repr(value) for value in (folder, day, at, size, ratio, files, by, flag, note)]
+        """,
+        {
+            "folder": "/a",
+            "day": "2026-01-02",
+            "at": "2026-01-02T03:04:05Z",
+            "size": 2,
+            "ratio": 3,
+            "files": ["/b"],
+            "by": {"k": "2026-01-02"},
+            "flag": True,
+        },
+    )
+    assert ran.code == 0, ran.stderr
+    assert ran.result == [
+        "PosixPath('/a')",
+        "datetime.date(2026, 1, 2)",
+        "datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc)",
+        "2",
+        "3.0",
+        "[PosixPath('/b')]",
+        "{'k': datetime.date(2026, 1, 2)}",
+        "True",
+        "'unset'",
+    ]
+
+
+def test_positional_only_and_keyword_only_parameters_are_filled(run: RunSource) -> None:
+    source = "def main(a, b=2, /, c=3, *, d, e=5):\n    return [a, b, c, d, e]\n"
+    assert run(source, {"a": 1, "d": 4}).result == [1, 2, 3, 4, 5]
+    assert run(source, {"a": 1, "b": 7, "d": 4, "e": 9}).result == [1, 7, 3, 4, 9]
+
+
+def test_a_decorated_main_is_called_as_its_signature_says(run: RunSource) -> None:
+    source = """
+        import functools
+        def twice(function):
+            @functools.wraps(function)
+            def wrapper(*args, **kwargs):
+                return 2 * function(*args, **kwargs)
+            return wrapper
+
+        @twice
+        def main(a: int, /, *, b: int):
+            return a + b
+        """
+    assert run(source, {"a": 1, "b": 2}).result == 6
+
+
+def test_an_async_main_is_run(run: RunSource) -> None:
+    ran = run("import asyncio\nasync def main(n: int):\n    await asyncio.sleep(0)\n    return n + 1\n", {"n": 1})
+    assert (ran.code, ran.result) == (0, 2)
+
+
+def test_task_args_are_there_for_a_script_without_main(run: RunSource) -> None:
+    source = HEADER.replace("slots = 1", "args = { folder = 'path', n = { type = 'int', default = 3 } }")
+    ran = run(source + "from slotsched import task\nprint(task.args)\ntask.result(task.args)\n", {"folder": "/a"})
+    assert ran.stdout == "{'n': 3, 'folder': PosixPath('/a')}\n"
+    assert ran.result == {"n": 3, "folder": "/a"}
+
+
+def test_a_result_keeps_paths_and_dates_as_text_and_none_leaves_no_result(run: RunSource) -> None:
+    source = "import datetime, pathlib\ndef main():\n    return {'p': pathlib.Path('/a'), 'd': datetime.date(2026, 1, 2)}\n"
+    assert run(source).result == {"p": "/a", "d": "2026-01-02"}
+    nothing = run("def main():\n    pass\n")
+    assert (nothing.code, nothing.result, nothing.complaint) == (0, None, None)
+    kept = run("from slotsched import task\ndef main():\n    task.result(1)\n")
+    assert kept.result == 1
+
+
+@pytest.mark.parametrize("value", ["{1, 2}", "float('nan')", "object()", "'x' * 2000000", "b'x'", "{(1, 2): 3}"])
+def test_a_result_that_is_not_json_fails_and_says_why(run: RunSource, value: str) -> None:
+    ran = run(f"def main():\n    return {value}\n")
+    assert ran.code == 1
+    assert ran.stderr.startswith("slotsched: main returned something that cannot be stored: the result ")
+    assert "Traceback" not in ran.stderr
+
+
+# --- how it ends ------------------------------------------------------------------------------------
+
+
+def test_an_exception_is_a_traceback_of_the_users_own_frames_and_exit_1(run: RunSource) -> None:
+    ran = run("def inner():\n    raise ValueError('boo')\n\n\ndef main():\n    inner()\n")
+    assert ran.code == 1
+    assert ran.stderr.endswith("ValueError: boo\n")
+    assert ran.stderr.count('File "') == 2
+    assert "raise ValueError('boo')" in ran.stderr
+    assert "slotsched" not in ran.stderr
+
+
+def test_a_syntax_error_that_only_running_finds_is_the_scripts_too(run: RunSource) -> None:
+    ran = run("def main():\n    exec('1 +')\n")
+    assert ran.code == 1
+    assert "SyntaxError" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("statement", "code", "said"),
+    [
+        ("sys.exit()", 0, ""),
+        ("sys.exit(0)", 0, ""),
+        ("sys.exit(7)", 7, ""),
+        ("sys.exit(100)", 100, ""),
+        ("sys.exit('no disk')", 1, "no disk\n"),
+        ("raise SystemExit(3)", 3, ""),
+        ("raise KeyboardInterrupt", 130, ""),
+        ("import os; os._exit(9)", 9, ""),
+        ("import os; os.kill(os.getpid(), 9)", -9, ""),
+    ],
+)
+@pytest.mark.parametrize("mode", ["main", "script"])
+def test_exit_codes_are_what_python_makes_them(run: RunSource, mode: str, statement: str, code: int, said: str) -> None:
+    source = f"import sys\ndef main():\n    {statement}\n" if mode == "main" else f"{HEADER}import sys\n{statement}\n"
+    ran = run(source)
+    assert (ran.code, ran.stderr) == (code, said)
+
+
+def test_a_job_that_cancels_itself_says_so_in_its_log(run: RunSource) -> None:
+    ran = run("from slotsched import Cancel\ndef main():\n    raise Cancel('no pictures')\n")
+    assert (ran.code, ran.stderr) == (100, "")
+    assert [(line["level"], line["msg"]) for line in ran.log] == [(40, "canceled: no pictures")]
+
+
+SLEEPS = """
+    import time
+    def main():
+        print("ready")
+        try:
+            try:
+                time.sleep(30)
+            except Exception:
+                print("swallowed")
+        finally:
+            print("cleaned up")
+    """
+ASYNC_SLEEPS = """
+    import asyncio
+    async def other():
+        try:
+            await asyncio.sleep(30)
+        finally:
+            print("cleaned up")
+    async def main():
+        task = asyncio.create_task(other())
+        await asyncio.sleep(0)
+        print("ready")
+        while True:
+            await asyncio.sleep(0)
+    """
+
+
+@pytest.mark.parametrize("source", [SLEEPS, ASYNC_SLEEPS, HEADER + textwrap.dedent(SLEEPS).replace("main", "go") + "go()\n"])
+def test_sigterm_is_raised_as_cancel_and_cleans_up(run: RunSource, source: str) -> None:
+    ran = run(source, terminate_on="ready")
+    assert ran.code == 100
+    assert ran.stdout == "ready\ncleaned up\n"
+    assert ran.stderr == ""
+    assert [line["msg"] for line in ran.log] == ["canceled: asked to stop"]
+
+
+def test_a_second_sigterm_does_not_interrupt_the_cleaning_up(run: RunSource) -> None:
+    source = """
+        import os, signal, time
+        def main():
+            print("ready")
+            try:
+                time.sleep(30)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.05)
+                print("cleaned up")
+        """
+    assert run(source, terminate_on="ready").stdout == "ready\ncleaned up\n"
+
+
+def test_threads_are_joined_and_their_exceptions_shown_and_atexit_runs(run: RunSource) -> None:
+    ran = run(
+        """
+        import atexit, threading, time
+        def late():
+            time.sleep(0.05)
+            print("thread done")
+            raise RuntimeError("in a thread")
+        def main():
+            atexit.register(print, "atexit")
+            threading.Thread(target=late).start()
+        """
+    )
+    assert ran.code == 0
+    assert ran.stdout == "thread done\natexit\n"
+    assert "RuntimeError: in a thread" in ran.stderr
+
+
+# --- it looks like plain Python ---------------------------------------------------------------------
+
+
+def test_the_scripts_folder_is_first_on_the_path_and_nothing_of_slotsched_is(run: RunSource, tmp_path: Path) -> None:
+    (tmp_path / "_shared.py").write_text("VALUE = 7\n")
+    ran = run(
+        """
+        import sys
+        from _shared import VALUE
+        def main():
+            return [VALUE, sys.path[0], sys.argv, [path for path in sys.path if "process" in path], __file__]
+        """
+    )
+    script = str(tmp_path / "job.py")
+    assert ran.result == [7, str(tmp_path), [script], [], script]
+
+
+def test_a_script_without_main_is_main(run: RunSource) -> None:
+    ran = run(HEADER + "import sys\nclass A: pass\nprint(__name__, A.__module__, sys.modules['__main__'].A is A)\n")
+    assert ran.stdout == "__main__ __main__ True\n"
+
+
+def test_a_guard_at_the_end_does_not_run_main_twice(run: RunSource) -> None:
+    ran = run("def main():\n    print('once')\nif __name__ == '__main__':\n    main()\n")
+    assert ran.stdout == "once\n"
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_multiprocessing_works_with_what_the_script_defines(run: RunSource, method: str) -> None:
+    ran = run(
+        f"""
+        import multiprocessing
+        from slotsched import log
+        def double(n):
+            return 2 * n
+        def main():
+            with multiprocessing.get_context("{method}").Pool(2) as pool:
+                return pool.map(double, [1, 2])
+        """
+    )
+    assert (ran.code, ran.result) == (0, [2, 4]), ran.stderr
+
+
+def test_a_job_named_like_a_standard_module_does_not_replace_it(run: RunSource) -> None:
+    ran = run("import sys\ndef main():\n    return [__name__, sys.modules['io'].__name__]\n", name="io")
+    assert ran.result == ["job_io", "io"]
+
+
+def test_output_appears_line_by_line(run: RunSource) -> None:
+    ran = run("import os\ndef main():\n    print('before the end')\n    os._exit(0)\n")
+    assert ran.stdout == "before the end\n"
+
+
+def test_a_script_that_changed_within_one_second_runs_as_it_is_now(run: RunSource) -> None:
+    assert run("def main():\n    return 1\n").result == 1
+    assert run("def main():\n    return 2\n").result == 2
+
+
+# --- interpreters and dependencies ------------------------------------------------------------------
+
+
+def test_an_interpreter_without_slotsched_can_import_it_and_nothing_else_from_beside_it(
+    run: RunSource, tmp_path: Path
+) -> None:
+    import venv
+
+    venv.create(tmp_path / "own", with_pip=False)
+    source = """
+        # /// script
+        # [tool.slotsched]
+        # python = "own/bin/python"
+        # ///
+        import sys
+        from slotsched import task, log, Cancel
+        def main():
+            log.info("hello")
+            try:
+                import pymongo
+            except ModuleNotFoundError:
+                return sys.prefix
+        """
+    ran = run(source)
+    assert (ran.code, ran.result) == (0, str(tmp_path / "own")), ran.stderr
+    assert [line["msg"] for line in ran.log] == ["hello"]
+
+
+def test_a_failed_import_names_the_fix(run: RunSource) -> None:
+    source = """
+        # /// script
+        # dependencies = ["no-such-package-here"]
+        # ///
+        import no_such_package_here
+        def main(): ...
+        """
+    ran = run(source, environ={"PATH": "/usr/bin:/bin"})
+    assert ran.code == 1
+    assert "ModuleNotFoundError" in ran.stderr
+    assert f"{sys.executable} -m pip install no-such-package-here" in ran.stderr
+    assert "pip install uv" in ran.stderr
+    plain = run("import no_such_package_here\ndef main(): ...\n")
+    assert "pip install" not in plain.stderr
