@@ -34,7 +34,7 @@ from slotsched.model import Capacity, Needs
 STEAL_SECONDS = 30.0  # another's promise is overtaken by one that is earlier by more: less is noise and costs writes
 HARD_AFTER_SECONDS = 86400.0  # a day: by then plans have failed a task often enough
 HARD_AFTER_LIMITS = 2.0  # a task that may run for most of a day has not waited long after one
-ENDING_SECONDS = 1.0  # what should be over, or holds room without running, is taken to give it back this soon
+ENDING_SECONDS = 1.0  # what should be over by now is taken to be over this soon
 
 
 class Running(NamedTuple):
@@ -180,19 +180,6 @@ class _Plan:
         self.dimensions = dimensions
         self.room = dimensions.room(free)
         self._taken = [(task.planned_end, task.kill_at, dimensions.vector(task.needs)) for task in running]
-        self._account(dimensions.capacity)
-
-    def _account(self, capacity: _Vector) -> None:
-        """Room held by no running task (a claim in doubt, a process that is dying) comes back at an unknown time.
-
-        Soon is the careful guess: it lets nobody pass, where "never" would leave a wide task without any promise.
-        """
-        known = self.room
-        for _, _, vector in self._taken:
-            known = _more(known, vector)
-        missing = tuple(max(0, lack) for lack in _less(capacity, known))
-        if any(missing):
-            self._taken.append((self.now, self.now, missing))
 
     def start(self, ask: _Vector, candidate: Candidate) -> None:
         """Take the room of a task claimed now."""
@@ -200,11 +187,15 @@ class _Plan:
         self._taken.append((self.now + candidate.planned, self.now + candidate.limit, ask))
 
     def earliest(self, ask: _Vector, *, hard: bool) -> tuple[float, _Vector]:
-        """The earliest time at which `ask`, which the empty instance has, fits; and all the room there is then."""
+        """The earliest time at which `ask`, which the empty instance has, fits; and all the room there is then.
+
+        Where room is held by no running task (a claim in doubt, a process that is dying), it is taken to be back by the
+        last end; the room returned is then less than `ask`, so that nothing that could be in the way is let in.
+        """
         ends = sorted(
             (self._end(planned_end, kill_at, hard=hard), vector) for planned_end, kill_at, vector in self._taken
         )
-        room, start = self.room, self.now
+        room, start = self.room, self.now + ENDING_SECONDS
         for end, vector in ends:
             if end > start and _fits(ask, room):
                 break

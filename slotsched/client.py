@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from slotsched.errors import InvalidBatch, InvalidJob, NotFound, Refused, UsageError, WaitTimeout
-from slotsched.explain import Fleet, obstacle, why
+from slotsched.explain import Fleet, why
 from slotsched.model import TERMINAL, Job, Status, Task, TaskRequest
 from slotsched.request import build_request, refuse_unknown, user_name
 from slotsched.settings import Settings, load
@@ -72,7 +72,8 @@ class Client:
 
     def __init__(self, uri: str | None = None, **settings: Any) -> None:
         flags = {"mongodb_uri": uri, **settings}
-        self.settings = load({name: value for name, value in flags.items() if value is not None}).settings
+        given = {name: str(value) if isinstance(value, Path) else value for name, value in flags.items()}
+        self.settings = load({name: value for name, value in given.items() if value is not None}).settings
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -343,23 +344,21 @@ class Client:
 
     # --- why ----------------------------------------------------------------------------------------
 
-    def fleet(self) -> Fleet:
-        """Who could run something now."""
+    def fleet(self, jobs: Iterable[str] = ()) -> Fleet:
+        """Who could run something now. jobs: names to look at closely: their files may say `enabled = false`."""
         catalogs = self.store.catalogs
+        published = (catalogs.newest(name) for name in dict.fromkeys(jobs))
+        switched_off = {job.name for job in published if job is not None and not job.facts.enabled}
         return Fleet(
             instances=self.store.instances.live(),
             holders=catalogs.holders(),
-            disabled=frozenset(catalogs.disabled()),
-            broken=catalogs.broken(),
+            disabled=frozenset(catalogs.disabled() | switched_off),
         )
 
     def why(self, task: Handle | str) -> str:
         """One sentence on why the task is where it is."""
-        return why(self.get(task), self.fleet(), self.store.now())
-
-    def obstacle(self, request: TaskRequest) -> str | None:
-        """What keeps every instance that is up from running such a task; None if one could."""
-        return obstacle(request.job, request.needs, self.fleet())
+        found = self.get(task)
+        return why(found, self.fleet([found.job]), self.store.now())
 
     @cached_property
     def owner(self) -> str:

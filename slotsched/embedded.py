@@ -196,14 +196,15 @@ class Mongod:
             *parameters,
         ]  # fmt: skip
         tie = [sys.executable, "-I", "-S", "-c", _TIE, str(os.getpid())] if self._tied else []
-        self._child = subprocess.Popen(
-            [*tie, *command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**self._environ, **binary.environment},
-            start_new_session=True,  # a Ctrl-C at the terminal is for us: we stop it when the work is drained
-        )
+        with (self.folder / "mongod.out").open("wb") as output:  # what it says before it has a log
+            self._child = subprocess.Popen(
+                [*tie, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**self._environ, **binary.environment},
+                start_new_session=True,  # a Ctrl-C at the terminal is for us: we stop it when the work is drained
+            )
         record = {"pid": self._child.pid, "start_ticks": _start_ticks(self._child.pid), "boot_id": _boot_id()}
         _write_json(self.folder / "process.json", record)
 
@@ -242,7 +243,8 @@ class Mongod:
         log = self.folder / "mongod.log"
         if code == _EXIT_FOLDER_IN_USE:
             return f"another mongod uses {self.folder / 'data'}; its log is {log}"
-        return f"mongod ended with code {code}{_last_complaint(log)}; its log is {log}"
+        complaint = _last_complaint(log) or _first_words(self.folder / "mongod.out")
+        return f"mongod ended with code {code}{complaint}; its log is {log}"
 
 
 # --- the binary ------------------------------------------------------------------------------------
@@ -325,6 +327,14 @@ def _last_complaint(log: Path) -> str:
         if '"s":"F"' in line or '"s":"E"' in line:
             return ": " + line[line.find('"msg"') :][:300]
     return ""
+
+
+def _first_words(output: Path) -> str:
+    try:
+        line = output.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+    except OSError:
+        return ""
+    return f": {line[:300]}" if line else ""
 
 
 # --- the process -----------------------------------------------------------------------------------

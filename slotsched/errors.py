@@ -32,6 +32,10 @@ class InvalidBatch(UsageError):
         self.problems = problems
 
 
+class InvalidRecurrence(UsageError):
+    """Raised when a cron, an interval, a moment or a time zone cannot be used; the message points at the place."""
+
+
 class InvalidSettings(UsageError):
     """Raised when a setting has an unknown name or a value that cannot be used."""
 

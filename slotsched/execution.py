@@ -246,10 +246,11 @@ def _read(path: Path, limit: int, *, tail: bool = False) -> bytes | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             return None
-        if tail:
-            file.seek(max(0, status.st_size - limit))
-        return file.read(limit)
+        start = max(0, status.st_size - limit) if tail else 0
+        return os.pread(descriptor, limit, start)
+    finally:
+        os.close(descriptor)

@@ -29,8 +29,9 @@ _RESERVED = frozenset({"level", "time", "msg", "stream", "part", "eol", "bytes"}
 class Cancel(SystemExit):
     """Raise it to end the task as canceled rather than failed; raised in the main thread when slotsched asks to stop.
 
-    A SystemExit, with the exit code for "canceled": `except Exception` does not swallow it, asyncio hands it on at
-    once instead of storing it in a task, and a script run by hand ends with the same code and no traceback.
+    A SystemExit, with the exit code for "canceled": `except Exception` does not swallow it, asyncio hands it on
+    instead of storing it in a task, and a script run by hand ends with the same code and no traceback. While asyncio
+    runs, being asked to stop arrives as the cancellation of the main task, as Ctrl-C does.
     """
 
     def __init__(self, message: str = "") -> None:

@@ -10,15 +10,16 @@ from __future__ import annotations
 import os
 import sys
 
-from slotsched import job
+from slotsched import contract, job
 
 TYPE_CHECKING = False  # importing typing would cost as much as all the rest
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import ModuleType, TracebackType
+    from types import FrameType, ModuleType, TracebackType
     from typing import Any
 
-_SIGTERM = 15
+_SIGINT, _SIGTERM = 2, 15
+_STOP_MESSAGE = "asked to stop"
 
 
 def run(script: str, mode: str, dependencies: list[str]) -> None:
@@ -26,22 +27,30 @@ def run(script: str, mode: str, dependencies: list[str]) -> None:
     sys.argv[:] = [script]
     sys.path.insert(0, os.path.dirname(os.path.realpath(script)))  # noqa: PTH120 - pathlib would double our cost
     _show_lines_at_once()
-    _raise_on_sigterm()
+    stop = _Stop()
+    stop.install()
     try:
         if mode == "main":
             _call_main(script)
         else:
             _execute(script, "__main__")
     except job.Cancel as cancel:
-        job.log.warn(f"canceled: {cancel}" if str(cancel) else "canceled")
+        _say_canceled(str(cancel))
         raise
     except SystemExit:
         raise
-    except KeyboardInterrupt:
-        sys.exit(130)
     except BaseException as error:  # noqa: BLE001 - whatever it is, the user sees their own frames only
+        if stop.caused(error):
+            _say_canceled(_STOP_MESSAGE)
+            sys.exit(contract.SCRIPT_CANCELED)
+        if isinstance(error, KeyboardInterrupt):
+            sys.exit(contract.EXIT_INTERRUPTED)
         _report(error, dependencies)
         sys.exit(1)
+
+
+def _say_canceled(why: str) -> None:
+    job.log.warn(f"canceled: {why}" if why else "canceled")
 
 
 def _show_lines_at_once() -> None:
@@ -50,19 +59,48 @@ def _show_lines_at_once() -> None:
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
-def _raise_on_sigterm() -> None:
-    """The first SIGTERM is raised as Cancel in the main thread; later ones do not interrupt the cleaning up."""
-    import _signal  # type: ignore[import-not-found]  # what signal wraps in enums that cost 3 ms
+class _Stop:
+    """SIGTERM's handler: the first is raised as Cancel in the main thread, later ones do not interrupt cleaning up.
 
-    asked = False
+    Within asyncio nothing may be raised between two steps of its loop, where a step would be lost and the loop wait
+    for it for ever. There it is passed on as Ctrl-C, which asyncio.run turns into a cancellation of the main task.
+    """
 
-    def stop(_number: int, _frame: object) -> None:
-        nonlocal asked
-        if not asked:
-            asked = True
-            raise job.Cancel("asked to stop")
+    def __init__(self) -> None:
+        self.asked = False
 
-    _signal.signal(_SIGTERM, stop)
+    def install(self) -> None:
+        import _signal  # type: ignore[import-not-found]  # what signal wraps in enums that cost 3 ms
+
+        _signal.signal(_SIGTERM, self)
+        os.register_at_fork(after_in_child=self._uninstall)
+
+    def _uninstall(self) -> None:
+        """A forked child dies of SIGTERM like any other: multiprocessing ends its workers that way."""
+        import _signal
+
+        if _signal.getsignal(_SIGTERM) is self:
+            _signal.signal(_SIGTERM, _signal.SIG_DFL)
+
+    def __call__(self, _number: int, frame: FrameType | None) -> None:
+        import _signal
+
+        if self.asked:
+            return
+        self.asked = True
+        interrupt = _signal.getsignal(_SIGINT)
+        if callable(interrupt) and _in_event_loop():
+            interrupt(_SIGINT, frame)
+        else:
+            raise job.Cancel(_STOP_MESSAGE)
+
+    def caused(self, error: BaseException) -> bool:
+        return self.asked and (isinstance(error, KeyboardInterrupt) or type(error).__name__ == "CancelledError")
+
+
+def _in_event_loop() -> bool:
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None
 
 
 def _execute(script: str, name: str) -> ModuleType:

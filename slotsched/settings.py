@@ -269,6 +269,8 @@ def _read_secret(variable: str, path: str) -> str:
 
 
 def _parse(name: str, value: Any, origin: str) -> Any:
+    if name not in FIELDS:
+        raise InvalidSettings(f'unknown setting "{name}"{_did_you_mean(name)}')
     try:
         return FIELDS[name](value)
     except (TypeError, ValueError, AttributeError) as error:

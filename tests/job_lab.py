@@ -95,8 +95,12 @@ def _execute(argv: list[str], env: dict[str, str], cwd: Path, terminate_on: str 
     parts = {child.stdout.fileno(): b"", child.stderr.fileno(): b"", reading: b""}
     streams = list(parts)
 
+    awaited = terminate_on
+
     def on_data() -> None:
-        if terminate_on is not None and terminate_on.encode() in parts[streams[0]]:
+        nonlocal awaited
+        if awaited is not None and awaited.encode() in parts[streams[0]]:
+            awaited = None
             child.send_signal(signal.SIGTERM)
 
     try:

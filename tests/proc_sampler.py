@@ -112,7 +112,8 @@ class ProcSampler(threading.Thread):
 
 
 def _pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    with os.scandir("/proc") as entries:
+        return [int(entry.name) for entry in entries if entry.name.isdigit()]
 
 
 def _task_process(pid: int, mark: bytes) -> Process | None:

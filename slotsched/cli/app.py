@@ -7,19 +7,21 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
 from slotsched import contract
+from slotsched.cli.coercion import coerced_plainly
 from slotsched.cli.render import say
 from slotsched.cli.session import PLACE_FLAGS, SCHEDULER_FLAGS, Session
 from slotsched.errors import SlotschedError, UsageError
 
 if TYPE_CHECKING:
-    from typer._click.core import Context  # vendored: what the methods overridden here take
+    from typer._click.core import Context, Parameter  # vendored: what the methods overridden here take
+    from typer._click.formatting import HelpFormatter
 
 PROGRAM = "slotsched"
 EXIT_BROKEN_PIPE = 141  # what a shell shows for a program that SIGPIPE ended
@@ -31,6 +33,9 @@ class Command(TyperCommand):
 
     settings_flags: tuple[str, ...] = PLACE_FLAGS
 
+    def get_params(self, ctx: Context) -> list[Parameter]:
+        return coerced_plainly(super().get_params(ctx))
+
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         own = {name for parameter in self.params for name in parameter.opts}
         flags = {f"--{name.replace('_', '-')}": name for name in self.settings_flags}
@@ -38,6 +43,20 @@ class Command(TyperCommand):
         if not ctx.resilient_parsing:
             Session.of(ctx).flags.update(found)
         return super().parse_args(ctx, rest)
+
+    def format_options(self, ctx: Context, formatter: HelpFormatter) -> None:
+        """Arguments, then options; without the types that typer puts behind an argument's name."""
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and parameter.param_type_name == "argument":
+                sections["Arguments"].append((record[0].partition(" <")[0], record[1]))
+            elif record is not None:
+                sections["Options"].append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
 
 
 class SchedulerCommand(Command):
@@ -51,13 +70,16 @@ class Group(TyperGroup):
 
     sections: Mapping[str, Sequence[str]] = {}
 
+    def get_params(self, ctx: Context) -> list[Parameter]:
+        return coerced_plainly(super().get_params(ctx))
+
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         if not args and not ctx.resilient_parsing:
             say(ctx.get_help())
             raise typer.Exit(contract.EXIT_USAGE)
         return super().parse_args(ctx, args)
 
-    def format_commands(self, ctx: Context, formatter: Any) -> None:
+    def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
         if not self.sections:
             super().format_commands(ctx, formatter)
             return

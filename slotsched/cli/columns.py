@@ -26,7 +26,7 @@ def task_columns(fleet: Fleet, now: dt.datetime) -> list[Column[Task]]:
         Column(title="STATUS", cell=lambda task: task.status.value, color=status_color),
         Column(title="SLOTS", cell=lambda task: str(task.needs.slots), right=True),
         Column(title="INSTANCE", cell=lambda task: task.instance.name if task.instance else NONE),
-        Column(title="PROGRESS", cell=lambda task: progress(task.progress), flexible=True),
+        Column(title="PROGRESS", cell=progress_cell, flexible=True, most=24),
         Column(title="WAITED", cell=lambda task: waited(task, now)),
         Column(title="RAN", cell=lambda task: ran(task, now)),
         Column(title="ATTEMPT", cell=lambda task: str(task.attempt), right=True, wide=True),
@@ -52,6 +52,11 @@ def why_cell(task: Task, fleet: Fleet, now: dt.datetime) -> str:
     if task.status is Status.RUNNING and task.cancel is None:
         return NONE
     return why(task, fleet, now)
+
+
+def progress_cell(task: Task) -> str:
+    """How far it is, or was when it ended without completing."""
+    return NONE if task.status is Status.COMPLETED else progress(task.progress)
 
 
 def progress(made: Progress | None) -> str:
@@ -93,10 +98,10 @@ def instance_columns(now: dt.datetime) -> list[Column[Instance]]:
         Column(title="SLOTS", cell=lambda instance: str(instance.capacity.slots), right=True),
         Column(title="USED", cell=lambda instance: str(instance.used) if instance.live else NONE, right=True),
         Column(title="MEMORY", cell=_memory, right=True),
-        Column(title="RESOURCES", cell=_resources),
-        Column(title="TAGS", cell=lambda instance: ",".join(instance.capacity.tags) or NONE),
+        Column(title="RESOURCES", cell=_resources, flexible=True),
+        Column(title="TAGS", cell=lambda instance: ",".join(instance.capacity.tags) or NONE, flexible=True),
         Column(title="RENEWED", cell=lambda instance: _age(now, instance.renewed_at)),
-        Column(title="UP SINCE", cell=lambda instance: moment(instance.started_at)),
+        Column(title="UP FOR", cell=lambda instance: _since(now, instance)),
         Column(title="CONTAINMENT", cell=lambda instance: str(instance.containment.get("name", NONE))),
         Column(title="VERSION", cell=lambda instance: instance.version, wide=True),
         Column(title="HOST", cell=lambda instance: instance.host, wide=True),
@@ -111,6 +116,10 @@ def _memory(instance: Instance) -> str:
 
 def _resources(instance: Instance) -> str:
     return ",".join(f"{name}={units}" for name, units in sorted(instance.capacity.resources.items())) or NONE
+
+
+def _since(now: dt.datetime, instance: Instance) -> str:
+    return format_duration((now - instance.started_at).total_seconds()) if instance.live else NONE
 
 
 def _age(now: dt.datetime, then: dt.datetime) -> str:

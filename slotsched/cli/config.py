@@ -19,7 +19,7 @@ def config_show(
     origin: Annotated[bool, typer.Option("--origin", help="Where each value came from.")] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show every setting as it is in force here; passwords are left out."""
+    """Show every setting as it is in force here, without passwords."""
     from slotsched.settings import FIELDS
 
     loaded = Session.of(context).loaded

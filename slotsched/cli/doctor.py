@@ -78,7 +78,8 @@ def _guarded(name: str, check: Callable[[], Sequence[Check]]) -> Sequence[Check]
     try:
         return check()
     except SlotschedError as error:
-        return [Check(name=name, level=Level.FAIL, text=str(error), advice=_advice(name, error))]
+        text, _, advice = str(error).partition(" -> ")
+        return [Check(name=name, level=Level.FAIL, text=text, advice=advice or _advice(name, error))]
     except OSError as error:
         return [Check(name=name, level=Level.FAIL, text=str(error))]
 

@@ -31,7 +31,7 @@ def enqueue(
     job: Annotated[str | None, typer.Argument(metavar="JOB", help="The job's name.", autocompletion=job_names)] = None,
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="The job's arguments.", autocompletion=argument_words),
+        typer.Argument(metavar="KEY=VALUE", help="The job's arguments.", autocompletion=argument_words),
     ] = None,
     args: Annotated[
         str | None, typer.Option("--args", metavar="JSON|@FILE|-", help="Arguments as one JSON object.")
@@ -78,7 +78,7 @@ def enqueue(
     if lines is not None:
         from slotsched.cli.bulk import enqueue_lines
 
-        common = {name: value for name, value in options.items() if value}
+        common = {name: value for name, value in options.items() if value not in (None, ())}
         given = _given(session, job, words, args) if job else {}
         enqueue_lines(
             session, lines, job, given, common, wait=wait or follow, timeout=timeout, dry_run=dry_run, output=output
@@ -212,13 +212,13 @@ def warn_if_stuck(session: Session, request: TaskRequest) -> None:
     """
     from slotsched.explain import obstacle
 
-    fleet = session.client.fleet()
+    fleet = session.client.fleet([request.job])
     patience = time.monotonic() + PUBLISH_SECONDS
     while is_terminal(sys.stderr) and fleet.instances and request.job not in fleet.holders:
         if time.monotonic() > patience:
             break
         time.sleep(0.25)
-        fleet = session.client.fleet()
+        fleet = session.client.fleet([request.job])
     reason = obstacle(request.job, request.needs, fleet)
     if reason is not None:
         say(f"queued, but {reason}; it will wait", color="yellow")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def run(
     job: JobArgument,
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="The job's arguments.", autocompletion=argument_words),
+        typer.Argument(metavar="KEY=VALUE", help="The job's arguments.", autocompletion=argument_words),
     ] = None,
     args: Annotated[
         str | None, typer.Option("--args", metavar="JSON|@FILE|-", help="Arguments as one JSON object.")
@@ -147,9 +148,10 @@ def _supervise(command: Command, io: Path, limit: float, grace: float, asked: _A
         raise InvalidJob(f"{command.argv[0]} cannot be started: {error.strerror or error}") from None
     cause, kill_at = "exit", None
     deadline = time.monotonic() + limit
+    descriptor = os.pidfd_open(process.pid)
     try:
         with open_screen() as screen:
-            while not _ended(process, io, screen):
+            while not _ended(descriptor, io, screen):
                 now = time.monotonic()
                 if kill_at is None and (asked.times or now >= deadline):
                     cause = _cause(asked)
@@ -158,8 +160,9 @@ def _supervise(command: Command, io: Path, limit: float, grace: float, asked: _A
                 if kill_at is not None and (now >= kill_at or asked.times > 1):
                     _signal(process, signal.SIGKILL)
     finally:
-        _signal(process, signal.SIGKILL)  # what it left behind in its group ends with it
+        _signal(process, signal.SIGKILL)  # what it left behind in its group; not reaped yet, so the group is its own
         process.wait()
+        os.close(descriptor)
     return _Ending(process.returncode, cause)
 
 
@@ -169,12 +172,11 @@ def _cause(asked: _Asked) -> str:
     return "interrupted" if asked.by_keyboard else "canceled"
 
 
-def _ended(process: subprocess.Popen[bytes], io: Path, screen: Screen) -> bool:
-    """Wait a tick; show the progress made."""
+def _ended(descriptor: int, io: Path, screen: Screen) -> bool:
+    """Wait a tick for the process's end, without reaping it; show the progress made."""
     from slotsched.execution import read_progress
 
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(TICK_SECONDS)
+    if select.select([descriptor], [], [], TICK_SECONDS)[0]:
         return True
     made = read_progress(io)
     if made is not None:

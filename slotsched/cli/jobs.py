@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from slotsched.model import Job, Parameter
 
 JobsArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="[JOB]...", help="All without it.", autocompletion=job_names)
+    list[str] | None, typer.Argument(metavar="JOB", help="All without it.", autocompletion=job_names)
 ]
 
-NamedJobs = Annotated[list[str], typer.Argument(metavar="JOB...", help="Names of jobs.", autocompletion=job_names)]
+NamedJobs = Annotated[list[str], typer.Argument(metavar="JOB", help="Names of jobs.", autocompletion=job_names)]
 
 
 def job_ls(context: typer.Context, output: OutputOption = Output.TABLE) -> None:

@@ -147,8 +147,8 @@ def _rows(session: Session, wanted: TaskFilter, limit: int) -> Rows:
     store = session.client.store
     found = store.tasks.find(wanted, limit=limit + 1 if limit else 0)
     tasks = found[:limit] if limit else found
-    pending = any(task.status is Status.PENDING for task in tasks)
-    return Rows(tasks=tasks, fleet=session.client.fleet() if pending else Fleet(), more=len(found) > len(tasks))
+    pending = [task.job for task in tasks if task.status is Status.PENDING]
+    return Rows(tasks=tasks, fleet=session.client.fleet(pending) if pending else Fleet(), more=len(found) > len(tasks))
 
 
 def _show(session: Session, wanted: TaskFilter, limit: int, output: Output) -> None:

@@ -19,7 +19,7 @@ OutputOption = Annotated[Output, typer.Option("-o", "--output", help="How the an
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The job's name.", autocompletion=job_names)]
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="A part of the id (4 characters or more), or @last.")]
 TasksArgument = Annotated[
-    list[str], typer.Argument(metavar="TASK...", help="Parts of ids (4 characters or more), or @last.")
+    list[str], typer.Argument(metavar="TASK", help="Parts of ids (4 characters or more), or @last.")
 ]
 TimeoutOption = Annotated[
     str | None, typer.Option("--timeout", metavar="D", help="Stop waiting after this time (exit 124); tasks go on.")

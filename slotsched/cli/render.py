@@ -55,6 +55,7 @@ class Output(StrEnum):
 class Column(Generic[Row]):
     """cell: the text for a row. flexible: gives way first when the terminal is narrow. wide: only with `-o wide`.
 
+    most: cells to which it gives way before any other column does.
     color: the name of a colour for a row's cell, or None.
     """
 
@@ -63,6 +64,7 @@ class Column(Generic[Row]):
     right: bool = False
     flexible: bool = False
     wide: bool = False
+    most: int | None = None
     color: Callable[[Row], str | None] | None = None
 
 
@@ -118,6 +120,9 @@ def _excess(widths: Sequence[int], limit: int) -> int:
 
 def _give_way(columns: Sequence[Column[Any]], widths: list[int], limit: int) -> None:
     """Narrow the flexible columns, widest first, until the line fits or all are at their least."""
+    for i, column in enumerate(columns):
+        if column.most is not None:
+            widths[i] = max(min(widths[i], column.most), widths[i] - max(0, _excess(widths, limit)))
     excess = _excess(widths, limit)
     flexible = [i for i, column in enumerate(columns) if column.flexible]
     while excess > 0:

@@ -5,8 +5,10 @@ Always stderr: what is followed is not the answer.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -41,6 +43,20 @@ class Screen(Protocol):
 def open_screen() -> Screen:
     """The screen that fits stderr."""
     return LiveScreen() if is_terminal(sys.stderr) else PlainScreen()
+
+
+@contextlib.contextmanager
+def bar_until_done() -> Iterator[Callable[[float, str], None]]:
+    """A function that takes a fraction and a message; its bar goes away when the fraction reaches 1."""
+    with contextlib.ExitStack() as opened:
+        screen = opened.enter_context(open_screen())
+
+        def progress(fraction: float, message: str) -> None:
+            screen.progress(fraction, message)
+            if fraction >= 1:
+                opened.close()
+
+        yield progress
 
 
 class PlainScreen:

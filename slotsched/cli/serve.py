@@ -34,13 +34,13 @@ def up(
     """
     session = Session.of(context)
     session.flags |= _given(slots=slots, name=name, drain_timeout=drain_timeout)
-    from slotsched.cli.screen import open_screen
+    from slotsched.cli.screen import bar_until_done
     from slotsched.standalone import Standalone
 
     everything = Standalone(session.loaded)
     try:
-        with open_screen() as screen:
-            settings = everything.start(screen.progress)
+        with bar_until_done() as progress:
+            settings = everything.start(progress)
         say_lines(_introduction(session, settings, everything.data))
         code = everything.run()
     finally:
@@ -76,9 +76,11 @@ def demo(
     A database, two instances of different size, a few real tasks, a table of what they did; then all is gone.
     """
     del context
+    from slotsched.cli.screen import bar_until_done
     from slotsched.demo import demo as show
 
-    raise typer.Exit(show(keep=keep))
+    with bar_until_done() as progress:
+        raise typer.Exit(show(keep=keep, progress=progress))
 
 
 def scheduler_run(

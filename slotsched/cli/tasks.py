@@ -112,7 +112,7 @@ def _each(context: typer.Context, texts: Sequence[str], act: Callable[[Session, 
 
 def retry(
     context: typer.Context,
-    tasks: Annotated[list[str] | None, typer.Argument(metavar="[TASK]...", help="Parts of ids, or @last.")] = None,
+    tasks: Annotated[list[str] | None, typer.Argument(metavar="TASK", help="Parts of ids, or @last.")] = None,
     failed: Annotated[
         bool, typer.Option("--failed", help="All failed tasks of --since, instead of named ones.")
     ] = False,
@@ -193,7 +193,7 @@ def _description(session: Session, task: Task) -> Iterator[str]:
     needs = task.needs
     resources = ", ".join(f"{units} {name}" for name, units in sorted(needs.resources.items()))
     holds = [f"{needs.slots} slots", format_size(needs.memory) if needs.memory else "", resources, *needs.tags]
-    sentence = explain(task, session.client.fleet(), session.client.store.now())
+    sentence = explain(task, session.client.fleet([task.job]), session.client.store.now())
     yield from pairs(
         [
             ("Id", task.id),

@@ -10,7 +10,6 @@ from pathlib import Path
 
 PICTURES = 24
 LOG_LINES = 60_000
-ORDERS = 5_000
 _PATHS = ("/", "/cart", "/search", "/item/17", "/item/99", "/login", "/static/app.js")
 
 
@@ -25,11 +24,11 @@ def pictures(folder: Path, count: int = PICTURES) -> Path:
     return folder
 
 
-def access_log(path: Path, lines: int = LOG_LINES) -> Path:
+def access_log(path: Path, *, seed: int, lines: int = LOG_LINES) -> Path:
     """A web server's log in the combined format."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="ascii") as stream:
-        stream.writelines(_access_lines(lines))
+        stream.writelines(_access_lines(lines, random.Random(seed)))
     return path
 
 
@@ -43,21 +42,7 @@ def documents(folder: Path) -> Path:
     return folder
 
 
-def orders(count: int = ORDERS) -> Iterator[dict[str, object]]:
-    """Documents of a shop's collection."""
-    chance = random.Random(11)
-    first = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-    for number in range(count):
-        yield {
-            "number": number,
-            "placed_at": first + dt.timedelta(minutes=7 * number),
-            "customer": f"customer-{chance.randrange(400):03d}",
-            "total": round(chance.uniform(5, 500), 2),
-        }
-
-
-def _access_lines(count: int) -> Iterator[str]:
-    chance = random.Random(3)
+def _access_lines(count: int, chance: random.Random) -> Iterator[str]:
     moment = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     for _ in range(count):
         moment += dt.timedelta(seconds=chance.expovariate(1.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,11 +20,10 @@ RESULT_COLUMNS = 44
 
 @dataclass(frozen=True)
 class Part:
-    """One task of the demo: its letter in the chart, its id, and what it is there to show."""
+    """One task of the demo: its letter in the chart, and its id."""
 
     letter: str
     id: str
-    about: str
 
 
 Look = Callable[[], Sequence[Task]]
@@ -55,6 +55,8 @@ def chart(parts: Sequence[Part], tasks: Sequence[Task], instances: Mapping[str, 
         return draw(list(instances.items()), [], CHART_COLUMNS)
     zero, letters = min(starts), {part.id: part.letter for part in parts}
     latest = max([task.ended_at for task in tasks if task.ended_at] + starts)
+    if any(task.status is Status.RUNNING for task in tasks):
+        latest = max(latest, dt.datetime.now(dt.UTC))  # the demo's database runs on this machine's clock
     bars = [
         Bar(
             letter=letters[task.id],
@@ -72,7 +74,7 @@ def chart(parts: Sequence[Part], tasks: Sequence[Task], instances: Mapping[str, 
 def table(parts: Sequence[Part], tasks: Sequence[Task]) -> list[str]:
     """One line per task: what it holds, where it ran, how long it waited and ran, what came out."""
     parts_by_id = {part.id: part for part in parts}
-    rows = [("", "JOB", "SLOTS", "STATUS", "INSTANCE", "WAITED", "RAN", "RESULT")]
+    rows: list[tuple[str, ...]] = [("", "JOB", "SLOTS", "STATUS", "INSTANCE", "WAITED", "RAN", "RESULT")]
     rows += [_row(parts_by_id[task.id], task) for task in tasks]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -119,7 +121,7 @@ def _events(parts: Sequence[Part], tasks: Sequence[Task], seen: dict[str, Status
 def _moving(terminal: bool) -> Iterator[Callable[[str, list[str]], None]]:
     """Something to hand each new picture and its events to."""
     if not terminal:
-        yield lambda _picture, events: [print(line, flush=True) for line in events] and None  # noqa: T201
+        yield lambda _picture, events: _print_lines(events)
         return
     from rich.console import Console
     from rich.live import Live
@@ -127,3 +129,8 @@ def _moving(terminal: bool) -> Iterator[Callable[[str, list[str]], None]]:
 
     with Live(console=Console(highlight=False), auto_refresh=False, transient=True) as live:
         yield lambda shown, _events: live.update(Text(shown), refresh=True)
+
+
+def _print_lines(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(line, flush=True)  # noqa: T201  the demo's answer

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from slotsched.client import Client
 from slotsched.embedded import Mongod
+from slotsched.errors import SlotschedError
 from slotsched.settings import Settings
 
 INSTANCES: Mapping[str, int] = {"big": 4, "small": 2}  # name: slots
@@ -36,8 +37,9 @@ class Stage:
 
 
 @contextlib.contextmanager
-def stage(jobs: Path, *, keep: bool, progress: Progress) -> Iterator[Stage]:
+def stage(*, keep: bool, progress: Progress) -> Iterator[Stage]:
     """Build it, hand it over, and take everything down again. Raises EmbeddedUnavailable."""
+    jobs = examples()
     folder = Path(tempfile.mkdtemp(prefix="slotsched-demo-"))
     mongod = Mongod(folder / "mongod", tied=True)
     try:
@@ -56,6 +58,15 @@ def stage(jobs: Path, *, keep: bool, progress: Progress) -> Iterator[Stage]:
         mongod.stop()
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def examples() -> Path:
+    """The example jobs: packed into the wheel, or the checkout's `jobs/`."""
+    package = Path(__file__).parents[1]
+    for folder in (package / "_examples", package.parent / "jobs"):
+        if (folder / "hello.py").is_file():
+            return folder
+    raise SlotschedError("the example jobs are not installed; install slotsched from its wheel or its checkout")
 
 
 @contextlib.contextmanager

@@ -90,9 +90,6 @@ class Timer:
         self.fd = _check(_libc.timerfd_create(time.CLOCK_BOOTTIME, _TFD_CLOEXEC | _TFD_NONBLOCK), "timerfd_create")
         self._at: float | None = None
 
-    def fileno(self) -> int:
-        return self.fd
-
     def arm(self, at: float | None) -> None:
         """Fire at `at` (CLOCK_BOOTTIME seconds; the past means now); None means never."""
         if at == self._at:

@@ -122,8 +122,9 @@ class Supervised:
         return self.pidfd
 
     def order(self, run_dir: Path, cause: str, grace: float | None = None, by: str = "") -> bool:
-        """End the attempt: "canceled", "lost", "shutdown" or "timeout". Grace None is the spec's own, 0 is SIGKILL at once.
+        """End the attempt: "canceled", "lost", "shutdown" or "timeout".
 
+        grace: seconds between SIGTERM and SIGKILL; None is the spec's own, 0 is SIGKILL at once.
         A later order may shorten an earlier one. Returns False when the supervisor is gone already. When the order
         cannot be written (disk full) the attempt is ended all the same, and its ending says "shutdown".
         """

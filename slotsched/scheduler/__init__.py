@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import resource
-import sys
 from typing import Any
 
 from slotsched import logs
@@ -18,6 +16,7 @@ from slotsched.process import DeadlineFile, Launcher
 from slotsched.scheduler.engine import Engine
 from slotsched.scheduler.inbox import Inbox
 from slotsched.scheduler.loop import Ended, Loop
+from slotsched.scheduler.replacing import replace_program
 from slotsched.scheduler.statedir import Identity, StateDirectory
 from slotsched.settings import Settings
 from slotsched.store import Store, connect
@@ -39,11 +38,12 @@ def run(settings: Settings, *, once: bool = False, hangup_drains: bool = False) 
     state.lock()
     store = open_store(settings, timeout=min(settings.store_timeout, settings.lease * STORE_TIMEOUT_SHARE))
     engine = assemble(settings, state, store, log)
-    raise_open_files()  # after the launcher has noted what scripts are to get
+    limits = raise_open_files()  # after the launcher has noted what scripts are to get
     ended = Loop(engine, once=once, hangup_drains=hangup_drains).run()
     if ended is Ended.REPLACE:
         state.hand_over_lock()
-        replace_program()
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        replace_program(engine.inbox)
     store.close()
     state.unlock()
     return 0
@@ -104,12 +104,11 @@ def assemble(settings: Settings, state: StateDirectory, store: Store, log: Any) 
     )
 
 
-def raise_open_files() -> None:
-    """A descriptor per running attempt: the soft limit of 1024 is soon reached on a large machine."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+def raise_open_files() -> tuple[int, int]:
+    """A descriptor per running attempt: the soft limit of 1024 is soon reached on a large machine.
 
-
-def replace_program() -> None:
-    """Exec the same command again: the code that is installed now, under the same pid."""
-    os.execv(sys.executable, [sys.executable, "-m", "slotsched", *sys.argv[1:]])  # noqa: S606  no shell is wanted
+    Returns the limits there were, which are scripts' limits too, also after a re-exec.
+    """
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    return before

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterable, Sequence
 
 from slotsched.choose import STEAL_SECONDS, Candidate, Hold, Running, choose
-from slotsched.estimate import planned
+from slotsched.estimate import HISTORY_RUNS, planned, replanned
 from slotsched.model import Capacity, Lane, Reservation, Task
 from slotsched.scheduler.engine import FREE_BYTES_FLOOR, Engine
 from slotsched.scheduler.starting import Starter
@@ -18,7 +18,6 @@ from slotsched.store import Waiting
 WINDOW = 100  # candidates that fit now
 SAMPLE_MINIMUM = 10
 BLOCKED_WINDOW = 16  # candidates that fit the machine but not what is free
-HISTORY_RUNS = 20
 HISTORY_SECONDS = 60.0  # how long a job's run times are believed before they are read again
 
 
@@ -57,7 +56,7 @@ class Claimer:
         wanted, hold = self._choose(candidates)
         self._reserve(hold)
         won = self._claim(wanted, {candidate.id: candidate for candidate in candidates}) if wanted else 0
-        self.more = won > 0
+        self.more = bool(wanted)  # also when others were faster: there may be more behind what they took
         return won
 
     def settle(self) -> None:
@@ -115,7 +114,7 @@ class Claimer:
         return fitting, blocked
 
     def _candidate(self, waiting: Waiting) -> Candidate:
-        lane = Lane.parse(waiting.lane)
+        lane = self._lanes[waiting.lane]  # shared, so that choose() translates its needs once
         limit = waiting.max_time or self._engine.scan.jobs[lane.job].facts.max_time
         held = waiting.reserved
         if held is not None and (
@@ -150,7 +149,9 @@ class Claimer:
         running = [
             Running(
                 needs=run.record.needs,
-                planned_end=run.launched + to_server + run.planned,
+                planned_end=run.launched
+                + to_server
+                + replanned(run.planned, engine.now() - run.launched, run.record.max_time),
                 kill_at=run.launched + to_server + run.record.max_time,
             )
             for run in engine.roster.alive()

@@ -33,6 +33,7 @@ from slotsched.scheduler.leasing import RENEWALS_PER_LEASE, LeaseKeeper
 from slotsched.scheduler.pruning import Pruner
 from slotsched.scheduler.publishing import Publisher
 from slotsched.scheduler.recovery import Recovery
+from slotsched.scheduler.replacing import listen
 from slotsched.scheduler.rescuing import Rescuer
 from slotsched.scheduler.starting import Starter
 from slotsched.scheduler.supervision import Supervision
@@ -44,7 +45,9 @@ from slotsched.scheduler.watching import Watcher
 POLL_SECONDS = 1.0
 RESCAN_SECONDS = 2.0
 PRUNE_SECONDS = 3600.0
-LONGEST_SLEEP_SECONDS = 1.0  # the loop's own pulse: the lease and the supervisors live by it
+# The loop's own pulse: without a store, the supervisors end their tasks once it is older than a third of the lease.
+LONGEST_SLEEP_SECONDS = 1.0
+LONGEST_SLEEP_SHARE = 1 / 12  # of the lease, where that is shorter; a call to the store may take a sixth on top
 
 
 class Ended(Enum):
@@ -118,7 +121,7 @@ class Loop:
 
     def run(self) -> Ended:
         """Recover or register, then turn until drained or asked to be replaced."""
-        self._watch_signals()
+        listen(self._engine.inbox)
         self._selector.register(self._engine.inbox, selectors.EVENT_READ, lambda: None)
         self._supervision.start_spawner()
         if not self._recover():
@@ -164,7 +167,8 @@ class Loop:
     def _turn(self) -> None:
         engine = self._engine
         engine.tick()
-        self._select(min(LONGEST_SLEEP_SECONDS, self._timetable.seconds_to_next(engine.now())))
+        longest = min(LONGEST_SLEEP_SECONDS, LONGEST_SLEEP_SHARE * engine.settings.lease)
+        self._select(min(longest, self._timetable.seconds_to_next(engine.now())))
         self._read_inbox()
         engine.tick()
         self._timetable.run_due()
@@ -302,16 +306,18 @@ class Loop:
 
     # --- signals -------------------------------------------------------------------------------------
 
-    def _watch_signals(self) -> None:
-        inbox = self._engine.inbox
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda received, _frame: inbox.post(Signaled(received)))
-
     def _signaled(self, number: int) -> None:
         if number == signal.SIGHUP and not self._hangup_drains:
-            self._engine.log.info("replacing this program in place; running tasks go on")
-            self._replace = True
+            self._hung_up()
         elif not self._engine.draining:
+            self._replace = False  # the new program would not know that it is to leave
             self._drain.begin()
         else:
             self._drain.force()
+
+    def _hung_up(self) -> None:
+        if self._engine.draining:
+            self._engine.log.info("not replaced: draining")
+            return
+        self._engine.log.info("replacing this program in place; running tasks go on")
+        self._replace = True

@@ -6,6 +6,7 @@ counting only stretches in which the observer's own reads succeeded: a store tha
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from slotsched.errors import Refused
@@ -15,8 +16,10 @@ from slotsched.scheduler.engine import Engine
 
 @dataclass
 class _Watched:
+    name: str
     nonce: str
-    seconds: float  # for how long it was seen unchanged
+    patience: float  # seconds: its lease + grace
+    seconds: float = 0.0  # for how long it was seen unchanged
 
 
 class Rescuer:
@@ -31,39 +34,45 @@ class Rescuer:
     def run_once(self) -> int:
         """Returns how many tasks were taken from dead owners."""
         instances = {instance.id: instance for instance in self._engine.store.instances.all()}
-        self._observe([instance for instance in instances.values() if instance.live])
-        taken = 0
-        for instance in instances.values():
-            if instance.live and instance.id != self._engine.identity.id and self._expired(instance):
-                self._fence(instance)
-        for owner in self._engine.store.rescue.owners():
-            known = instances.get(owner)
-            if known is None or not known.live or owner not in self._watched:
-                taken += self._take(owner)
-        return taken
+        owners = self._engine.store.rescue.owners()
+        self._observe(self._alive(instances, owners))
+        for instance_id, watched in list(self._watched.items()):
+            if watched.seconds >= watched.patience and instance_id != self._engine.identity.id:
+                self._fence(instance_id, watched)
+        return sum(self._take(owner) for owner in owners if owner not in self._watched)
 
-    def _observe(self, live: list[Instance]) -> None:
+    def _alive(self, instances: Mapping[str, Instance], owners: Iterable[str]) -> dict[str, _Watched]:
+        """Everyone whose document says that it lives. An owner whose document cannot be read is watched all the same,
+        with this instance's own patience: else its tasks would run for ever.
+        """
+        alive = {one.id: _Watched(one.name, one.nonce, one.lease + one.grace) for one in instances.values() if one.live}
+        unknown = set(owners) - set(instances)
+        sights = self._engine.store.rescue.seen(unknown) if unknown else {}
+        patience = self._engine.settings.lease + self._engine.settings.grace
+        return alive | {
+            owner: _Watched("?", sight[1], patience)
+            for owner, sight in sights.items()
+            if sight is not None and sight[0]
+        }
+
+    def _observe(self, alive: dict[str, _Watched]) -> None:
         """Add the time since the last pass to every nonce that did not change, unless we ourselves were away."""
         now = self._engine.now()
         gap = now - self._last_pass if self._last_pass is not None else 0.0
         self._last_pass = now
         added = gap if gap <= 2 * self._every else 0.0
-        watched: dict[str, _Watched] = {}
-        for instance in live:
-            before = self._watched.get(instance.id)
-            unchanged = before is not None and before.nonce == instance.nonce
-            watched[instance.id] = _Watched(instance.nonce, before.seconds + added if before and unchanged else 0.0)
-        self._watched = watched
-        self._engine.live = frozenset(watched)
+        for instance_id, seen in alive.items():
+            before = self._watched.get(instance_id)
+            if before is not None and before.nonce == seen.nonce:
+                seen.seconds = before.seconds + added
+        self._watched = alive
+        self._engine.live = frozenset(alive)
 
-    def _expired(self, instance: Instance) -> bool:
-        return self._watched[instance.id].seconds >= instance.lease + instance.grace
-
-    def _fence(self, instance: Instance) -> None:
+    def _fence(self, instance_id: str, watched: _Watched) -> None:
         """Declare it dead by a compare-and-set on the nonce that was watched; dead is final."""
-        if self._engine.store.rescue.fence(instance.id, instance.nonce):
-            del self._watched[instance.id]
-            self._engine.log.warning("declared an instance dead", instance=instance.name, id=instance.id)
+        if self._engine.store.rescue.fence(instance_id, watched.nonce):
+            del self._watched[instance_id]
+            self._engine.log.warning("declared an instance dead", instance=watched.name, id=instance_id)
 
     def _take(self, owner: str) -> int:
         """The store refuses unless the owner is dead or absent by a majority read."""

@@ -8,7 +8,7 @@ import selectors
 from collections.abc import Callable
 
 from slotsched.model import Outcome, Reason
-from slotsched.process import Gone, Launched, LaunchFailed, Supervised, find_supervisor, read_ending
+from slotsched.process import Gone, Launched, LaunchFailed, Supervised, find_supervisor, forbid_start, read_ending
 from slotsched.scheduler.ending import Finisher
 from slotsched.scheduler.engine import Engine
 from slotsched.scheduler.run import Phase, Run
@@ -105,7 +105,9 @@ class Supervision:
 
     def _launch_failed(self, event: LaunchFailed) -> None:
         run = self._engine.roster.get(event.run_dir.name)
-        if run is not None and run.phase is Phase.LAUNCHING:
+        if run is None or run.phase is not Phase.LAUNCHING:
+            return
+        if forbid_start(run.directory):  # a launch that was sent twice may have worked once
             self._settle(run, Outcome(reason=Reason.NOT_STARTED, message=event.message))
 
     def _respawn(self) -> None:

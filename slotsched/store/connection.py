@@ -98,17 +98,14 @@ class Connection:
     def _measure(self) -> tuple[float, float]:
         with self.guard():
             before = time.clock_gettime(time.CLOCK_BOOTTIME)
-            answer = self.command("hello")
+            answer = self._hello()
             after = time.clock_gettime(time.CLOCK_BOOTTIME)
         return after, answer["localTime"].timestamp() - (before + after) / 2
 
     def check(self) -> ServerInfo:
         """Whether this server can be used. Raises StoreUnreachable or StoreUnsuitable with what to do about it."""
         with self.guard():
-            hello = self.command("hello")
-            sharded = hello.get("msg") == "isdbgrid"
-            if not hello.get("setName") and not sharded:
-                raise errors.StoreUnsuitable(STANDALONE.format(uri=self.target.uri))
+            hello = self._hello()
             version = str(self.command("buildInfo")["version"])
             if hello.get("maxWireVersion", 0) < OLDEST_WIRE_VERSION:
                 raise errors.StoreUnsuitable(f"{self.target.uri} is MongoDB {version}; slotsched needs 5.0 or newer")
@@ -118,6 +115,13 @@ class Connection:
                 change_streams=self._has_change_streams(),
                 latency=min(self._ping() for _ in range(3)),
             )
+
+    def _hello(self) -> Document:
+        """What the server says it is. A standalone is refused here, because every enqueue asks for the time first."""
+        hello = self.command("hello")
+        if not hello.get("setName") and hello.get("msg") != "isdbgrid":
+            raise errors.StoreUnsuitable(STANDALONE.format(uri=self.target.uri))
+        return hello
 
     def _has_change_streams(self) -> bool:
         try:

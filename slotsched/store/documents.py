@@ -2,8 +2,8 @@
 
 Field names are the object shape's. Beside them a document holds what only the store needs: `lane` and `rank` (the
 queue's order), `rid` (the id backwards, so that an ending is found by an index), `claim` {instance, token}, `ended`
-(the token of the last finish), `losses`, `cancels`, `key_until` and `key_hash`, `expire_at`, `resolve`. Values that are None
-are not stored.
+(the token of the last finish), `losses`, `cancels`, `key_until` and `key_hash`, `expire_at`, `resolve`. Values that
+are None are not stored.
 """
 
 from __future__ import annotations
@@ -245,7 +245,7 @@ def read_task(document: Mapping[str, Any]) -> Task:
 
 
 def show_task(document: Mapping[str, Any]) -> Task:
-    """The task of a document; for one that cannot be read, a failed(invalid) stand-in that says why."""
+    """The task of a document; for one that cannot be read, a stand-in that says why."""
     try:
         return read_task(document)
     except Unreadable as why:
@@ -253,21 +253,23 @@ def show_task(document: Mapping[str, Any]) -> Task:
 
 
 def _stand_in(document: Mapping[str, Any], why: str) -> Task:
-    """Keeps what is certain about an unreadable document, so that a listing shows it and people can remove it."""
-    task = Task(
-        id=str(document.get("_id")),
-        job=document["job"] if isinstance(document.get("job"), str) else "?",
-        args={},
-        status=Status.FAILED,
-        reason=Reason.INVALID,
-        message=f"this document cannot be read: {why}",
-        due_at=_EPOCH,
-        created_at=_EPOCH,
-    )
+    """Keeps what is certain about an unreadable document, so that a listing shows it and people can remove it.
+
+    Its status stays what it is: it may be one that the claim mends. One that is none is shown as failed(invalid).
+    """
     kept: dict[str, Any] = {
         name: document[name] for name in ("due_at", "created_at") if isinstance(document.get(name), dt.datetime)
     }
-    return replace(task, **kept)
+    status = Status(document["status"]) if document.get("status") in list(Status) else Status.FAILED
+    return Task(
+        id=str(document.get("_id")),
+        job=document["job"] if isinstance(document.get("job"), str) else "?",
+        args={},
+        status=status,
+        reason=Reason.INVALID if status is Status.FAILED else None,
+        message=f"this document cannot be read: {why}",
+        **{"due_at": _EPOCH, "created_at": _EPOCH, **kept},
+    )
 
 
 def _read_id(document: Mapping[str, Any]) -> str:
@@ -281,6 +283,12 @@ def _read_status(task: Reader) -> Status:
     if text not in set(Status):
         raise Unreadable(f"status: {text!r} is none of {', '.join(Status)}")
     return Status(text)
+
+
+def read_status(document: Mapping[str, Any]) -> Status:
+    """The status a document shows; failed for one that slotsched does not know, as in a listing."""
+    text = document.get("status")
+    return Status(text) if isinstance(text, str) and text in set(Status) else Status.FAILED
 
 
 def read_reason(document: Reader) -> Reason | None:

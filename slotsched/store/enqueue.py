@@ -18,7 +18,7 @@ from slotsched import errors
 from slotsched.model import TERMINAL, Status, TaskRequest
 from slotsched.store import indexes
 from slotsched.store.connection import Connection, Document
-from slotsched.store.documents import new_document, short
+from slotsched.store.documents import new_document, read_status, short
 
 BATCH_TASKS = 1000
 BATCH_BYTES = 16 * 1024 * 1024  # what one batch sends within one timeout
@@ -113,7 +113,7 @@ class Enqueuer:
                 f"the key {key!r} belongs to {short(str(found['_id']))} {found.get('job')}, "
                 "which has another job or other arguments"
             )
-        return Enqueued(id=str(found["_id"]), status=Status(found["status"]), existed=True)
+        return Enqueued(id=str(found["_id"]), status=read_status(found), existed=True)
 
     def _freed(self, found: Document) -> bool:
         """Takes the key from a task that has ended and whose window is over by the server's clock.

@@ -21,7 +21,7 @@ from slotsched import errors
 # Refused for good: the document or the expression itself is at fault, on any server at any time.
 _PERMANENT_CODES = frozenset({2, 9, 14, 15, 22, 28, 40, 52, 55, 56, 57, 66, 121, 10334, 11000, 17280, 17419, 17420})
 _EVALUATION_CODES = range(15947, 100_000_000)  # "Location..." codes: an expression met a value it cannot work on
-_PASSING_CODES = frozenset({17405, 20, 91, 50915})  # exceptions inside that range, and neighbours that pass by
+_PASSING_CODES = frozenset({16500, 50915})  # inside that range, but they pass: too many requests, a backup
 _CREDENTIAL_CODES = frozenset({13, 18, 8000})
 _UNSUITABLE_CODES = frozenset({20, 59, 115, 40415, 40573})  # needs a replica set, or lacks a command or an option
 
@@ -97,7 +97,7 @@ def _translate_refusal(error: driver.OperationFailure, target: Target) -> errors
     said = _first_line(target.clean(str(error.details.get("errmsg") if error.details else error)))
     if code in _CREDENTIAL_CODES:
         return errors.StoreUnsuitable(f"{target.uri} refused the credentials: {said}. Check the user in mongodb_uri")
-    if code == 20 and "replica set" in said:
+    if code in (20, 40573) and "replica set" in said:
         return errors.StoreUnsuitable(STANDALONE.format(uri=target.uri))
     if code in _UNSUITABLE_CODES:
         return errors.StoreUnsuitable(f"{target.uri} cannot be used: {said}")

@@ -81,8 +81,6 @@ def ensure(connection: Connection) -> None:
 
 def create(connection: Connection) -> None:
     """Creates what is missing; running it again, or on several machines at once, changes nothing."""
-    with connection.guard():
-        connection.command("ping")  # a server that is away is noticed in the usual time
     connection.now(fresh=True)  # a store that is away is told after the usual timeout
     with connection.guard(max(connection.timeout, 60.0)):  # on a filled collection this takes a while, once
         for name, indexes in INDEXES.items():

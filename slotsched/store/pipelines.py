@@ -79,7 +79,7 @@ def cancel(request: Cancel) -> Pipeline:
         {
             "$set": {
                 "cancel": wish,
-                "cancels": _plus_one("$cancels"),  # a second wish changes only parts of `cancel`: this makes it an event
+                "cancels": _plus_one("$cancels"),  # a second wish changes only parts of `cancel`; this makes an event
                 "status": {"$cond": [_is(Status.RUNNING), Status.RUNNING.value, Status.CANCELED.value]},
             }
         },

@@ -21,6 +21,7 @@ from slotsched.store.documents import (
     progress_to_document,
     read_cancel,
     read_reservation,
+    read_status,
     read_task,
     to_object_id,
 )
@@ -236,7 +237,7 @@ class Queue:
     def _finished_before(self, task_id: str, token: str) -> Status | None:
         with self._connection.guard():
             found = self._certain.find_one({"_id": to_object_id(task_id), "ended": token}, {"status": 1})
-        return None if found is None else Status(found["status"])
+        return None if found is None else read_status(found)
 
     def _change(self, task_id: str, token: str, update: Any) -> Status | None:
         """One fenced write: only while the task runs under this claim. Index `_id`."""
@@ -245,7 +246,7 @@ class Queue:
             changed = self._tasks.find_one_and_update(
                 mine, update, projection={"status": 1}, return_document=ReturnDocument.AFTER
             )
-        return None if changed is None else Status(changed["status"])
+        return None if changed is None else read_status(changed)
 
     # --- while it runs and after ------------------------------------------------------------------
     def progress(self, task_id: str, token: str, progress: Progress) -> None:

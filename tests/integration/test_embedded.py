@@ -35,9 +35,17 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def test_it_starts_tells_how_far_it_is_and_is_found_again_with_its_data(folder: Path) -> None:
+@pytest.fixture
+def server(folder: Path) -> Iterator[Mongod]:
+    """A server on the folder, not started."""
+    server = Mongod(folder)
+    yield server
+    server.kill()
+
+
+def test_it_starts_tells_how_far_it_is_and_is_found_again_with_its_data(folder: Path, server: Mongod) -> None:
     heard: list[tuple[float, str]] = []
-    first = Mongod(folder)
+    first = server
     uri = first.start(lambda fraction, what: heard.append((fraction, what)))
     fractions = [fraction for fraction, _ in heard]
     assert fractions == sorted(fractions)
@@ -71,8 +79,7 @@ def test_two_that_start_on_one_folder_at_once_share_one_server(folder: Path) -> 
     assert len(answers) == 1
 
 
-def test_after_a_crash_it_starts_again_on_what_is_left(folder: Path) -> None:
-    server = Mongod(folder)
+def test_after_a_crash_it_starts_again_on_what_is_left(folder: Path, server: Mongod) -> None:
     uri = server.start()
     server.kill()
     assert server.pid is None
@@ -80,8 +87,7 @@ def test_after_a_crash_it_starts_again_on_what_is_left(folder: Path) -> None:
     assert server.start() == uri
 
 
-def test_a_stranger_with_the_recorded_pid_is_not_taken_for_it(folder: Path) -> None:
-    server = Mongod(folder)
+def test_a_stranger_with_the_recorded_pid_is_not_taken_for_it(folder: Path, server: Mongod) -> None:
     server.start()
     record = json.loads((folder / "process.json").read_text())
     pid = server.pid
@@ -95,14 +101,14 @@ def test_a_stranger_with_the_recorded_pid_is_not_taken_for_it(folder: Path) -> N
     assert server.pid == pid
 
 
-def test_a_port_that_somebody_took_is_left_to_them_and_the_data_stays(folder: Path) -> None:
-    server = Mongod(folder)
+def test_a_port_that_somebody_took_is_left_to_them_and_the_data_stays(folder: Path, server: Mongod) -> None:
     uri = server.start()
     store = connect(uri)
     task_id = store.tasks.enqueue(TaskRequest(job="a")).id
     store.close()
     server.stop()
-    with socket.create_server(("127.0.0.1", server.port)):
+    with socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", server.port))
         moved = server.start()
     assert moved != uri
     store = connect(moved)
@@ -126,8 +132,7 @@ def test_a_tied_server_dies_with_a_killed_starter(folder: Path) -> None:
     assert Mongod(folder).pid is None
 
 
-def test_it_listens_on_loopback_only_and_stays_small(folder: Path) -> None:
-    server = Mongod(folder)
+def test_it_listens_on_loopback_only_and_stays_small(folder: Path, server: Mongod) -> None:
     server.start()
     assert server.pid is not None
     process = psutil.Process(server.pid)
@@ -191,9 +196,14 @@ def test_the_wheels_mongod_runs_on_pycurls_libcurl(tmp_path: Path) -> None:
     assert "not found" not in listed.stdout
 
 
-def test_a_server_that_ends_at_once_is_told_with_its_log(folder: Path) -> None:
-    (folder / "data").mkdir()
-    (folder / "data" / "WiredTiger").write_text("nonsense")
-    with pytest.raises(EmbeddedUnavailable, match=r"mongod ended with code .*mongod\.log"):
-        Mongod(folder).start()
+def test_a_server_that_ends_at_once_is_told_with_its_words(folder: Path) -> None:
+    with pytest.raises(EmbeddedUnavailable, match=r"mongod ended with code .*noSuchParameter.*mongod\.log"):
+        Mongod(folder, parameters={"noSuchParameter": "1"}).start()
     assert Mongod(folder).pid is None
+
+
+def test_a_folder_that_another_server_uses_is_told(folder: Path, server: Mongod, tmp_path: Path) -> None:
+    server.start()
+    (tmp_path / "data").symlink_to(folder / "data")
+    with pytest.raises(EmbeddedUnavailable, match="another mongod uses"):
+        Mongod(tmp_path).start()

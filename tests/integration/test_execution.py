@@ -98,7 +98,15 @@ def test_what_is_passed_by_name_and_by_the_env_fact_is_there() -> None:
 
 
 def test_arguments_are_variables() -> None:
-    args = {"name": "a b", "dry-run": True, "n": 3, "day": "2026-01-02", "list": [1, "é"], "map": {"k": 1}, "none": None}
+    args = {
+        "name": "a b",
+        "dry-run": True,
+        "n": 3,
+        "day": "2026-01-02",
+        "list": [1, "é"],
+        "map": {"k": 1},
+        "none": None,
+    }
     env = command_of(job_of(), args).env
     assert {name: value for name, value in env.items() if name.startswith("ARG_")} == {
         "ARG_NAME": "a b",
@@ -130,7 +138,9 @@ def test_clashes_of_names_are_errors() -> None:
 
 def test_the_trace_is_one_per_task_and_the_span_one_per_claim() -> None:
     parents = [
-        build(job_of(), io=Path("/io"), args={}, identity={contract.ENV_ID: task, contract.ENV_FENCE: fence}).env["TRACEPARENT"]
+        build(job_of(), io=Path("/io"), args={}, identity={contract.ENV_ID: task, contract.ENV_FENCE: fence}).env[
+            "TRACEPARENT"
+        ]
         for task, fence in (("a", "1"), ("a", "2"), ("b", "1"))
     ]
     assert all(re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-01", parent) for parent in parents)

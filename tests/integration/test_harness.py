@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import sys
 import textwrap
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,7 +105,9 @@ def test_task_args_are_there_for_a_script_without_main(run: RunSource) -> None:
 
 
 def test_a_result_keeps_paths_and_dates_as_text_and_none_leaves_no_result(run: RunSource) -> None:
-    source = "import datetime, pathlib\ndef main():\n    return {'p': pathlib.Path('/a'), 'd': datetime.date(2026, 1, 2)}\n"
+    source = (
+        "import datetime, pathlib\ndef main():\n    return {'p': pathlib.Path('/a'), 'd': datetime.date(2026, 1, 2)}\n"
+    )
     assert run(source).result == {"p": "/a", "d": "2026-01-02"}
     nothing = run("def main():\n    pass\n")
     assert (nothing.code, nothing.result, nothing.complaint) == (0, None, None)
@@ -165,9 +171,9 @@ def test_a_job_that_cancels_itself_says_so_in_its_log(run: RunSource) -> None:
 SLEEPS = """
     import time
     def main():
-        print("ready")
         try:
             try:
+                print("ready")
                 time.sleep(30)
             except Exception:
                 print("swallowed")
@@ -190,7 +196,9 @@ ASYNC_SLEEPS = """
     """
 
 
-@pytest.mark.parametrize("source", [SLEEPS, ASYNC_SLEEPS, HEADER + textwrap.dedent(SLEEPS).replace("main", "go") + "go()\n"])
+@pytest.mark.parametrize(
+    "source", [SLEEPS, ASYNC_SLEEPS, HEADER + textwrap.dedent(SLEEPS).replace("main", "go") + "go()\n"]
+)
 def test_sigterm_is_raised_as_cancel_and_cleans_up(run: RunSource, source: str) -> None:
     ran = run(source, terminate_on="ready")
     assert ran.code == 100
@@ -203,8 +211,8 @@ def test_a_second_sigterm_does_not_interrupt_the_cleaning_up(run: RunSource) -> 
     source = """
         import os, signal, time
         def main():
-            print("ready")
             try:
+                print("ready")
                 time.sleep(30)
             finally:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -333,3 +341,131 @@ def test_a_failed_import_names_the_fix(run: RunSource) -> None:
     assert "pip install uv" in ran.stderr
     plain = run("import no_such_package_here\ndef main(): ...\n")
     assert "pip install" not in plain.stderr
+
+
+def interpreters() -> list[str]:
+    """Other Pythons of this machine that work: a name on PATH may be a shim with nothing behind it."""
+    found = [path for minor in range(8, 16) if (path := shutil.which(f"python3.{minor}"))]
+    probe = {"capture_output": True, "timeout": 30, "check": False}
+    return [path for path in found if subprocess.run([path, "-c", "pass"], **probe).returncode == 0]
+
+
+def test_jobs_run_in_older_and_newer_pythons_too(run: RunSource) -> None:
+    source = """
+        from __future__ import annotations
+        import datetime, pathlib, sys
+        from slotsched import Cancel, log, task
+        def main(folder: pathlib.Path, day: datetime.date, at: datetime.datetime):
+            log.info("hello", folder=folder)
+            task.progress(0.5, "half")
+            task.state({"day": "x"})
+            return [list(sys.version_info[:2]), str(day), at]
+        """
+    args = {"folder": "/a", "day": "2026-01-02", "at": "2026-01-02T03:04:05Z"}
+    for python in interpreters():
+        ran = run(source, args, python=python)
+        assert (ran.code, ran.stderr) == (0, ""), python
+        assert ran.result[1:] == ["2026-01-02", "2026-01-02T03:04:05+00:00"]
+        assert ran.log[0]["folder"] == "/a"
+
+
+FAKE_UV = """#!/bin/sh
+echo "$@" >> "{calls}"
+[ -n "$UV_INDEX_URL" ] && echo "index $UV_INDEX_URL" >> "{calls}"
+case "$1 $2" in
+    "sync --no-progress") [ -e "{folder}/refuse" ] && echo "no such package" >&2 && exit 2; mkdir -p "{folder}/env" ;;
+    "python find") [ -e "{folder}/env" ] && echo "{folder}/env/bin/python" || echo /usr/bin/python3 ;;
+esac
+exit 0
+"""
+NEEDS_UV = """
+    # /// script
+    # dependencies = ["something"]
+    # ///
+    import os, sys
+    def main():
+        return [sys.prefix, [name for name in os.environ if name.startswith("UV_")]]
+    """
+
+
+@pytest.fixture
+def fake_uv(tmp_path: Path) -> dict[str, str]:
+    """A uv whose environments are one ready venv, and which writes down what it was asked."""
+    import venv
+
+    folder = tmp_path / "fake"
+    venv.create(folder / "ready", with_pip=False)
+    (folder / "bin").mkdir()
+    uv = folder / "bin" / "uv"
+    text = FAKE_UV.replace('mkdir -p "{folder}/env"', 'ln -sfn "{folder}/ready" "{folder}/env"')
+    uv.write_text(text.format(calls=folder / "calls", folder=folder))
+    uv.chmod(0o755)
+    return {"PATH": f"{folder / 'bin'}:/usr/bin:/bin", "UV_INDEX_URL": "https://index"}
+
+
+def calls(tmp_path: Path) -> list[str]:
+    path = tmp_path / "fake" / "calls"
+    found = path.read_text().splitlines()
+    path.unlink()
+    return found
+
+
+def test_uv_makes_the_environment_at_first_sight_and_is_only_asked_for_it_afterwards(
+    run: RunSource, fake_uv: dict[str, str], tmp_path: Path
+) -> None:
+    find = f"python find --script {tmp_path / 'job.py'}"
+    sync = f"sync --no-progress --script {tmp_path / 'job.py'}"
+    first = run(NEEDS_UV, environ=fake_uv)
+    assert (first.code, first.result[1]) == (0, []), first.stderr
+    assert Path(first.result[0]).resolve() == (tmp_path / "fake" / "ready").resolve()
+    assert calls(tmp_path) == [find, "index https://index", sync, "index https://index", find, "index https://index"]
+    assert run(NEEDS_UV + "    # another line of code\n", environ=fake_uv).code == 0
+    assert calls(tmp_path) == [find, "index https://index"]
+    assert run(NEEDS_UV.replace("something", "something-else"), environ=fake_uv).code == 0
+    assert sync in calls(tmp_path)
+
+
+def test_a_failing_uv_fails_the_task_with_its_own_words(
+    run: RunSource, fake_uv: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "fake" / "refuse").touch()
+    ran = run(NEEDS_UV, environ=fake_uv)
+    assert ran.code == 1
+    assert ran.stderr == f"no such package\nslotsched: uv could not make the environment of {tmp_path / 'job.py'}\n"
+
+
+def wheel(folder: Path) -> Path:
+    """A package of one module, as a wheel."""
+    path = folder / "slotsched_lab_thing-1.0-py3-none-any.whl"
+    info = "slotsched_lab_thing-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("slotsched_lab_thing.py", "VALUE = 7\n")
+        packed.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: slotsched-lab-thing\nVersion: 1.0\n")
+        packed.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: lab\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        packed.writestr(
+            f"{info}/RECORD", f"slotsched_lab_thing.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n"
+        )
+    return path
+
+
+@pytest.mark.skipif(shutil.which("uv") is None, reason="uv is not on PATH")
+def test_with_the_real_uv_a_job_has_its_own_environment(run: RunSource, tmp_path: Path) -> None:
+    source = f"""
+        # /// script
+        # dependencies = ["slotsched-lab-thing @ {wheel(tmp_path).as_uri()}"]
+        # ///
+        import sys
+        import slotsched_lab_thing
+        from slotsched import log
+        def main():
+            log.info("hello")
+            return [slotsched_lab_thing.VALUE, sys.prefix]
+        """
+    environ = {**os.environ, "UV_CACHE_DIR": str(tmp_path / "cache"), "UV_OFFLINE": "1"}
+    ran = run(source, environ=environ)
+    assert ran.code == 0, ran.stderr
+    assert ran.result[0] == 7
+    assert ran.result[1].startswith(str(tmp_path / "cache"))
+    assert [line["msg"] for line in ran.log] == ["hello"]

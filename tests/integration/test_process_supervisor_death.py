@@ -39,7 +39,9 @@ def test_a_killed_supervisor_takes_its_tree_with_it(tmp_path, rung):
     with opened(tmp_path, rung) as lab:
         attempt = lab.start(PYTHON, "-I", "-S", "-c", ESCAPER, "5")
         attempt.wait_text("loose")
-        kill(attempt.pid)
+        supervised = find_supervisor(attempt.run_dir)
+        supervised.kill()
+        supervised.close()
         wait_until(lambda: not attempt.alive(), 1)
         attempt.wait_gone()
         assert read_ending(attempt.run_dir) is None

@@ -128,10 +128,7 @@ def test_a_tail_is_read_from_any_offset_without_overlap(store: Store) -> None:
     assert store.tails.read("t", 1, 8) == [Chunk(offset=8, data=b"rld"), Chunk(offset=11, data=b"!")]
     assert store.tails.read("t", 1, 12) == []
     store.tails.ship("t", 1, 3, b"lo wonderful")  # cut elsewhere after a resume
-    assert (
-        b"".join(chunk.data for chunk in store.tails.read("t", 1, 0))
-        == b"hello wonderful"[:6] + b"world!" + b"erful"[2:]
-    )
+    assert b"".join(chunk.data for chunk in store.tails.read("t", 1, 0)) == b"hello wonderful"
 
 
 def test_a_trimmed_tail_shows_its_gap(store: Store) -> None:

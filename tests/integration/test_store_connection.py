@@ -78,6 +78,7 @@ def test_an_unknown_host_is_told(closing: Any) -> None:
         store.check()
 
 
+@pytest.mark.filterwarnings("ignore:Unknown option:UserWarning")
 @pytest.mark.parametrize(
     "uri",
     [

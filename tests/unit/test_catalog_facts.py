@@ -104,7 +104,7 @@ def test_schedule_facts_are_kept_for_the_version_that_acts_on_them() -> None:
         ('timezone = "Mars/Olympus"', 'timezone: "Mars/Olympus" is not a time zone such as Europe/Paris'),
         ('timezone = "../../etc/passwd"', 'timezone: "../../etc/passwd" is not a time zone such as Europe/Paris'),
         ('cron = "* * *"', 'cron: "* * *" has not five fields, or six with seconds last'),
-        ('overlap = "skp"', "overlap: \"skp\" is not one of skip, buffer_one, buffer_all, cancel_other, allow_all"),
+        ('overlap = "skp"', 'overlap: "skp" is not one of skip, buffer_one, buffer_all, cancel_other, allow_all'),
         ('when = "any"', "when: only together with after"),
     ],
 )

@@ -132,10 +132,13 @@ def test_all_other_files_are_no_jobs_and_no_trouble(jobs: Path, write: Write, na
 
 def test_a_mistake_is_reported_with_file_line_and_suggestion_and_hurts_nothing_else(jobs: Path, write: Write) -> None:
     write("hello.py", MAIN)
-    write("resize.py", f"# /// script\n# dependencies = []\n# [tool.slotsched]\n# max_time = '1m'\n#\n# slot = 4\n# ///\n{MAIN}")
+    write(
+        "resize.py",
+        f"# /// script\n# dependencies = []\n# [tool.slotsched]\n# max_time = '1m'\n#\n# slot = 4\n# ///\n{MAIN}",
+    )
     assert broken(jobs) == {"resize": 'resize.py:6: unknown key "slot", did you mean "slots"?'}
     assert set(scan(jobs).jobs) == {"hello"}
-    with pytest.raises(InvalidJob, match="^resize.py:6: unknown key"):
+    with pytest.raises(InvalidJob, match=r"^resize\.py:6: unknown key"):
         Folder(jobs).fresh("resize")
 
 
@@ -144,9 +147,24 @@ def test_a_mistake_is_reported_with_file_line_and_suggestion_and_hurts_nothing_e
     [
         ("a.py", "def main(:\n", False, "a.py:1: not Python: "),
         ("a.py", "\n\ndef main(*a): ...\n", False, "a.py:3: main takes *a"),
-        ("a.py", "# /// script\n# slots = 3\n# [tool.slotsched]\n# ///\n", False, 'a.py:2: "slots" belongs under [tool.'),
-        ("a.py", "# /// script\n# dependancies = []\n# [tool.slotsched]\n# ///\n", False, 'a.py:2: unknown key "dependan'),
-        ("a.py", f"# /// script\n# [tool.slotshed]\n# slots = 1\n# ///\n{MAIN}", False, 'a.py:2: unknown table "tool.slot'),
+        (
+            "a.py",
+            "# /// script\n# slots = 3\n# [tool.slotsched]\n# ///\n",
+            False,
+            'a.py:2: "slots" belongs under [tool.',
+        ),
+        (
+            "a.py",
+            "# /// script\n# dependancies = []\n# [tool.slotsched]\n# ///\n",
+            False,
+            'a.py:2: unknown key "dependan',
+        ),
+        (
+            "a.py",
+            f"# /// script\n# [tool.slotshed]\n# slots = 1\n# ///\n{MAIN}",
+            False,
+            'a.py:2: unknown table "tool.slot',
+        ),
         ("a.py", "# /// script\n# [tool]\n# slotsched = 3\n# ///\n", False, "a.py:3: tool.slotsched is not a table"),
         ("a.py", "# /// script\n# dependencies = 3\n# [tool.slotsched]\n# ///\n", False, "a.py:2: dependencies: 3 is"),
         ("a.py", f"# /// script\n# [tool.slotsched.args]\n# x='int'\n# ///\n{MAIN}", False, "a.py:2: args: the signat"),
@@ -156,8 +174,18 @@ def test_a_mistake_is_reported_with_file_line_and_suggestion_and_hurts_nothing_e
         ("a.sh", SHELL, False, "a.sh:1: not executable; chmod +x a.sh"),
         ("a.sh", SHELL.removeprefix("#!/bin/sh\n"), True, 'a.sh:1: no "#!" line'),
         ("a.sh", SHELL.replace("slots = 2", "python = 'python3'"), True, "a.sh:4: python is for .py files"),
-        ("a.sh", SHELL.replace("# slots = 2", "# env.ARG_X='1'\n# args.x = 'str'"), True, "a.sh:5: args.x: env sets its"),
-        ("a.sh", SHELL.replace("slots = 2", "args = { a-b = 'str', a_b = 'str' }"), True, 'a.sh:4: args: arguments "a-b"'),
+        (
+            "a.sh",
+            SHELL.replace("# slots = 2", "# env.ARG_X='1'\n# args.x = 'str'"),
+            True,
+            "a.sh:5: args.x: env sets its",
+        ),
+        (
+            "a.sh",
+            SHELL.replace("slots = 2", "args = { a-b = 'str', a_b = 'str' }"),
+            True,
+            'a.sh:4: args: arguments "a-b"',
+        ),
         ("a.sh", SHELL.replace("slots = 2", "args.n = {type='int', default='x'}"), True, "a.sh:4: args.n: the default"),
         ("My Job.py", MAIN, False, 'My Job.py:1: the name "My Job" may only have a-z 0-9 _ - in it'),
     ],
@@ -234,7 +262,9 @@ def test_a_link_within_the_folder_and_a_linked_folder_work(jobs: Path, write: Wr
     assert set(scan(tmp_path / "link").jobs) == {"hello"}
 
 
-@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a\0b", "", "_x", "reports/../hello", "hello.py", "é", "x" * 5000])
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/passwd", "a\0b", "", "_x", "reports/../hello", "hello.py", "é", "x" * 5000]
+)
 def test_a_name_that_is_no_name_is_not_found(jobs: Path, write: Write, name: str) -> None:
     write("hello.py", MAIN)
     with pytest.raises(NotFound, match=r"^no job .* in jobs/ \(1 file\)\."):
@@ -262,9 +292,7 @@ def settle(path: Path) -> None:
     os.utime(path, (then, then))
 
 
-def test_unchanged_files_are_not_read_again(
-    jobs: Path, write: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unchanged_files_are_not_read_again(jobs: Path, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     settle(write("hello.py", MAIN))
     settle(write("module.py", "x = 1\n"))
     monkeypatch.setattr(folder_module, "SETTLE_SECONDS", 0.0)

@@ -123,13 +123,22 @@ def test_what_cannot_be_an_argument_is_refused_at_its_line(signature: str, line:
 
 @pytest.mark.parametrize(
     "source",
-    [b"def main(:", b"\0", b"# coding: nonsense\n", b"\xff\xfe", b"x = " + b"-" * 100_000 + b"1", b"(" * 5000, b"f('\\d')"],
+    [
+        b"def main(:",
+        b"\0",
+        b"# coding: nonsense\n",
+        b"\xff\xfe",
+        b"x = " + b"-" * 100_000 + b"1",
+        b"(" * 5000,
+        b"f('\\d')",
+    ],
 )
 def test_no_source_whatever_makes_reading_fail_in_another_way(source: bytes) -> None:
-    try:
+    if source.startswith(b"f("):
         read_source(source)
-    except SignatureError as error:
-        assert str(error).startswith("not Python: ")
+        return
+    with pytest.raises(SignatureError, match=r"^not Python: "):
+        read_source(source)
 
 
 def test_the_file_is_never_run() -> None:

@@ -330,6 +330,13 @@ def test_room_held_by_no_running_task_still_gives_a_blocked_task_its_promise():
     """A claim in doubt or a dying process holds slots that no plan knows of."""
     choice = choose(NOW, Capacity(slots=1), Capacity(slots=4), runs(50), [task("wide", 4), task("late", 1, 60)])
     assert choice == ([], Hold("wide", NOW + 50))
+    nothing_known = choose(NOW, Capacity(slots=1), Capacity(slots=4), [], [task("wide", 4), task("late", 1, 60)])
+    assert nothing_known == ([], Hold("wide", NOW + 1))
+
+
+def test_a_task_past_its_kill_time_is_taken_to_end_soon_but_not_to_have_ended():
+    dying = [Running(Needs(), NOW - 50, NOW - 5)]
+    assert decide(1, dying, task("wide", 2), task("late", 1, 60)) == ([], Hold("wide", NOW + 1))
 
 
 # --- cost --------------------------------------------------------------------------------------------
@@ -353,9 +360,9 @@ def count_calls(action: Callable[[], object]) -> int:
 
 
 def pass_of(candidates: int, blocked: int, running: int, *, holder: str | None) -> Callable[[], Choice]:
-    queue = [
-        task(f"wide-{n}", 200, holder=holder, hold_start=NOW + 1000 if holder else None) for n in range(blocked)
-    ] + [task(f"t{n}", 1, 100.0 + n, needs=Needs(slots=1, resources={"gpu": n % 2})) for n in range(candidates)]
+    queue = [task(f"wide-{n}", 200, holder=holder, hold_start=NOW + 90 if holder else None) for n in range(blocked)] + [
+        task(f"t{n}", 1, 100.0 + n, needs=Needs(slots=1, resources={"gpu": n % 2})) for n in range(candidates)
+    ]
     here = [Running(Needs(slots=1), NOW + n, NOW + 2 * n) for n in range(1, running + 1)]
     capacity = Capacity(slots=200, memory=GIGABYTE, resources={"gpu": 100})
     free = Capacity(slots=200 - running, memory=GIGABYTE, resources={"gpu": 100})

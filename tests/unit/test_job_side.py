@@ -64,13 +64,13 @@ def test_by_hand_log_lines_are_readable(capsys: pytest.CaptureFixture[str]) -> N
     log = Log()
     log.info("shrunk", file=Path("0.png"))
     try:
-        raise ValueError("boo")
+        int("boo")
     except ValueError:
         log.exception("failed")
     shown = capsys.readouterr().err
     assert "INFO  shrunk  file=0.png\n" in shown
     assert "ERROR failed\nTraceback" in shown
-    assert "ValueError: boo" in shown
+    assert "ValueError: invalid literal" in shown
 
 
 def test_cancel_passes_through_except_exception_and_ends_a_script_with_its_code() -> None:
@@ -231,12 +231,13 @@ def test_values_that_are_not_json_are_written_as_text(pipe: Pipe) -> None:
 def test_an_exception_is_logged_with_type_message_and_stack(pipe: Pipe) -> None:
     log = Log()
     try:
-        raise ValueError("boo")
+        int("boo")
     except ValueError:
         log.exception("failed", n=1)
-    log.exception("outside")
+    log.exception("outside")  # noqa: LOG004 - what happens then is the question
     failed, outside = pipe.lines()
-    assert (failed["err"]["type"], failed["err"]["message"], failed["n"]) == ("ValueError", "boo", 1)
+    assert (failed["err"]["type"], failed["n"]) == ("ValueError", 1)
+    assert failed["err"]["message"].startswith("invalid literal")
     assert "Traceback" in failed["err"]["stack"]
     assert "err" not in outside
 
@@ -311,9 +312,10 @@ def test_a_fork_while_another_thread_logs_does_not_hang_the_child(pipe: Pipe) ->
     subprocess.run([sys.executable, "-c", code], env=env, pass_fds=[pipe.writing], timeout=30, check=True)
 
 
-def test_the_script_side_imports_little(tmp_path: Path) -> None:
-    code = "import sys; before = set(sys.modules); from slotsched import task, log, Cancel; print(*(set(sys.modules) - before))"
+def test_the_script_side_imports_little() -> None:
+    code = (
+        "import sys\nbefore = set(sys.modules)\nfrom slotsched import task, log, Cancel\n"
+        "print(*(set(sys.modules) - before))"
+    )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
     assert set(shown.stdout.split()) == {"slotsched", "slotsched.job", "slotsched.contract", "__future__"}
-
-

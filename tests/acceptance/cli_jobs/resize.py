@@ -2,6 +2,7 @@
 # [tool.slotsched]
 # slots = 4
 # max_time = "30m"
+# retries = 2
 # ///
 """Shrink every picture in a folder."""
 

@@ -1,5 +1,6 @@
 #!/bin/sh
 # /// script
 # [tool.slotsched]
+# enabled = false
 # ///
 exit 0

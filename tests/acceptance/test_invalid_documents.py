@@ -1,0 +1,206 @@
+"""Documents that no slotsched wrote, in every collection: set aside with a reason, while everything else goes on."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pymongo
+import pytest
+from bson import Int64, ObjectId
+from fleet import Fleet, until
+
+Mongo = pymongo.MongoClient[dict[str, Any]]
+Document = dict[str, Any]
+Change = Callable[[Document], object]
+
+# What to do to a sound pending task. The queue's own fields are left as they are, so that it is met and claimed.
+PENDING: dict[str, Change] = {
+    "slots -1": lambda task: task["needs"].update(slots=-1),
+    "slots 0": lambda task: task["needs"].update(slots=0),
+    "slots NaN": lambda task: task["needs"].update(slots=math.nan),
+    "slots 1e300": lambda task: task["needs"].update(slots=1e300),
+    "slots text": lambda task: task["needs"].update(slots="many"),
+    "no needs": lambda task: task.pop("needs"),
+    "needs a list": lambda task: task.update(needs=[1]),
+    "resources NaN": lambda task: task["needs"].update(resources={"gpu": math.nan}),
+    "no job": lambda task: task.pop("job"),
+    "job a number": lambda task: task.update(job=7),
+    "args a text": lambda task: task.update(args="seconds=3"),
+    "no args": lambda task: task.pop("args"),
+    "no due_at": lambda task: task.pop("due_at"),
+    "due_at a text": lambda task: task.update(due_at="soon"),
+    "no created_at": lambda task: task.pop("created_at"),
+    "attempts of texts": lambda task: task.update(attempts=["first"]),
+    "max_time NaN": lambda task: task.update(max_time=math.nan),
+    "max_time -1": lambda task: task.update(max_time=-1),
+    "max_time 1e300": lambda task: task.update(max_time=1e300),
+    "max_time a text": lambda task: task.update(max_time="1h"),
+    "retry a text": lambda task: task.update(retry="always"),
+    "retry delay 1e300": lambda task: task["retry"].update(delay=-1e300, limit=3),
+    "retry limit -1": lambda task: task["retry"].update(limit=-1),
+    "priority a text": lambda task: task.update(priority="high"),
+    "tags a number": lambda task: task.update(tags=4),
+    "cancel a text": lambda task: task.update(cancel="now"),
+}
+# Wrong in what the claim itself writes: that mends it, and the task runs.
+MENDED: dict[str, Change] = {
+    "attempt a text": lambda task: task.update(attempt="first"),
+    "fence NaN": lambda task: task.update(fence=math.nan),
+    "attempts a number": lambda task: task.update(attempts=3),
+    "progress a number": lambda task: task.update(progress=3),
+}
+# The same to the fields the queue goes by, and to other statuses.
+ELSEWHERE: dict[str, Change] = {
+    "lane of slots -1": lambda task: task.update(lane=task["lane"].replace("|1", "|-1", 1)),
+    "lane of slots NaN": lambda task: task.update(lane=task["lane"].replace("|1", "|nan", 1)),
+    "lane a number": lambda task: task.update(lane=12),
+    "lane nonsense": lambda task: task.update(lane="||||"),
+    "no lane": lambda task: task.pop("lane"),
+    "rank a text": lambda task: task.update(rank="first"),
+    "rank NaN": lambda task: task.update(rank=math.nan),
+    "no rank": lambda task: task.pop("rank"),
+    "scheduled for a text": lambda task: task.update(status="scheduled", due_at="tomorrow"),
+    "scheduled for ever": lambda task: task.update(status="scheduled", due_at=None),
+    "running for nobody": lambda task: task.update(status="running"),
+    "running by a number": lambda task: task.update(status="running", claim={"instance": 5, "token": "t"}),
+}
+# Beyond what a query can go by: they only must not be in anybody's way.
+STRANGERS: list[Document] = [
+    {"_id": "a text"},
+    {"_id": 5, "status": "pending", "lane": "work|1"},
+    {"_id": {"a": 1}, "status": 7},
+    {"status": "sleeping", "job": "work"},
+    {"status": "pending"},
+    {"status": "completed"},
+    {"status": "failed", "ended_at": "yesterday", "expire_at": "tomorrow"},
+]
+
+
+def sound(fleet: Fleet, tasks: Any) -> Document:
+    """A task's document as enqueue writes it, taken out of the store again."""
+    task = ObjectId(fleet.client.enqueue("work", in_=3600).id)
+    found: Document | None = tasks.find_one_and_delete({"_id": task})
+    assert found is not None
+    return found | {"status": "pending"}
+
+
+def damaged(template: Document, change: Change) -> Document:
+    """A copy of the sound document with an id of its own, due now, and with one thing wrong."""
+    now = dt.datetime.now(dt.UTC) - dt.timedelta(minutes=1)
+    task = {
+        **template,
+        "_id": ObjectId(),
+        "needs": dict(template["needs"]),
+        "retry": dict(template["retry"]),
+        "due_at": now,
+        "rank": now,
+    }
+    change(task)
+    return task
+
+
+@pytest.fixture
+def tasks(fleet: Fleet, mongo_client: Mongo) -> Any:
+    return mongo_client[fleet.settings["database"]]["tasks"]
+
+
+def test_tasks_that_cannot_be_read_fail_as_invalid_with_a_reason_and_the_others_run(fleet: Fleet, tasks: Any) -> None:
+    instance = fleet.start("sane")
+    template = sound(fleet, tasks)
+    bad = {what: damaged(template, change) for what, change in {**PENDING, **ELSEWHERE}.items()}
+    mended = {what: damaged(template, change) for what, change in MENDED.items()}
+    tasks.insert_many([*bad.values(), *mended.values(), *STRANGERS])
+
+    good = [fleet.client.enqueue("work").id for _ in range(5)] + [str(one["_id"]) for one in mended.values()]
+    print([what for what, one in bad.items() if fleet.witness.starts(str(one["_id"]))])
+    assert [(t.id, t.message) for t in fleet.client.wait(good, 20) if t.status != "completed"] == []
+    started = {mark.task for mark in fleet.witness.marks("start")}
+    assert [what for what, one in bad.items() if str(one["_id"]) in started] == []
+
+    def open_still() -> list[str]:
+        found = {task["_id"]: task for task in tasks.find({"_id": {"$in": [one["_id"] for one in bad.values()]}})}
+        return [what for what, one in bad.items() if found[one["_id"]].get("status") != "failed"]
+
+    until(lambda: not open_still() or None, seconds=15, what=f"all to be set aside, still open: {open_still()}")
+    for what, one in bad.items():
+        ended = tasks.find_one({"_id": one["_id"]})
+        assert ended["reason"] == "invalid", (what, ended)
+        assert ended["message"], what
+    assert instance.process.poll() is None
+    assert not [line for line in instance.log() if line["level"] >= 50], "no traceback, no error"
+    _everything_can_be_shown(fleet, [str(one["_id"]) for one in bad.values()][:3])
+
+
+def _everything_can_be_shown(fleet: Fleet, ids: list[str]) -> None:
+    listed = json.loads(fleet.cli("ps", "-a", "-o", "json").stdout)
+    assert set(ids) <= {task["id"] for task in listed}
+    shown = fleet.task(ids[0])
+    assert (shown["status"], shown["reason"]) == ("failed", "invalid")
+    assert shown["message"]
+    assert fleet.cli("why", ids[1]).stdout.startswith("failed")
+    fleet.cli("task", "rm", ids[2])
+    assert fleet.cli("task", "show", ids[2], check=False).returncode == 3
+
+
+def test_other_collections_full_of_nonsense_are_in_nobodys_way(fleet: Fleet, mongo_client: Mongo, tasks: Any) -> None:
+    database = mongo_client[fleet.settings["database"]]
+    fleet.client.store.init()
+    database["instances"].insert_many(
+        [
+            {"_id": "empty", "live": True},
+            {"_id": 7, "live": True, "name": "sane"},
+            {"_id": "nan", "live": True, "name": "nan", "nonce": "n", "lease": math.nan, "capacity": {"slots": math.nan}},
+            {"_id": "huge", "live": True, "name": "huge", "nonce": "n", "lease": 1e300, "capacity": {"slots": 1e300}},
+            {"_id": "odd", "live": "yes", "name": ["odd"], "capacity": 5, "died_at": "never"},
+        ]
+    )
+    database["jobs"].insert_many(
+        [
+            {"_id": "copy:work@0", "kind": "copy", "job": "work", "hash": 5, "definition": "x", "holders": "everybody"},
+            {"_id": 5, "kind": "copy", "job": 7, "holders": [7, None], "first_at": "long ago"},
+            {"_id": "broken:work", "kind": "broken", "job": "work", "holders": 5, "message": {"a": 1}},
+            {"_id": "switch:7", "kind": "switch", "job": 7, "enabled": False},
+            {"_id": "switch:x", "kind": "switch", "enabled": "no"},
+            {"_id": "copy:cron@0", "kind": "copy", "job": "cron", "definition": {"facts": {"schedule": {"cron": 61}}}},
+        ]
+    )
+    database["log_tail"].insert_many([{"_id": "x"}, {"_id": 5, "task": 7, "offset": "first", "data": 3.5}])
+    database["barriers"].insert_one({"_id": "settle", "at": "now"})
+
+    instance = fleet.start("sane")
+    task = fleet.enqueue("talker", "lines=20")
+    assert fleet.client.wait([task], 20)[0].status == "completed"
+    database["log_tail"].insert_many(
+        [
+            {"_id": f"{task}/00001/{Int64(5)}", "data": "text"},
+            {"_id": f"{task}/1/x", "task": ObjectId(task), "attempt": 1, "offset": None},
+        ]
+    )
+    assert fleet.cli("logs", task).stdout.count("out ") == 20
+    for words in (["job", "ls"], ["instance", "ls"], ["doctor"], ["ps", "-a"], ["why", task], ["db", "stats"]):
+        assert "Traceback" not in fleet.cli(*words, check=words[0] != "doctor").stderr
+    instances = fleet.cli("instance", "ls").stdout
+    assert "sane" in instances
+    assert not [line for line in instance.log() if line["level"] >= 50]
+    assert instance.stop() == 0
+
+
+def test_a_task_of_an_instance_that_cannot_be_read_is_not_running_for_ever(
+    fleet: Fleet, mongo_client: Mongo, tasks: Any
+) -> None:
+    """Nobody can tell whether such an owner lives; it is nobody's to renew, so in the end it is called dead."""
+    fleet.start("sane")
+    template = sound(fleet, tasks)
+    instances = mongo_client[fleet.settings["database"]]["instances"]
+    instances.insert_one({"_id": "garbled", "live": True, "name": "garbled", "nonce": "n", "lease": "long"})
+    orphan = damaged(template, lambda task: task.update(status="running", fence=1, attempt=1))
+    orphan |= {"claim": {"instance": "garbled", "token": "t"}, "instance": {"id": "garbled", "name": "garbled"}}
+    tasks.insert_one(orphan)
+
+    ended = fleet.client.wait([str(orphan["_id"])], 20)[0]
+    assert ended.status == "failed"
+    assert ended.message
