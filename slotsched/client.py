@@ -96,17 +96,9 @@ class Client:
     @cached_property
     def store(self) -> Store:
         """The database, connected on first use. Raises StoreUnreachable, StoreUnsuitable."""
-        from slotsched.store import connect
+        from slotsched.opening import open_store
 
-        settings = self.settings
-        return connect(
-            settings.mongodb_uri,
-            settings.database,
-            timeout=settings.store_timeout,
-            tls_ca=_text(settings.tls_ca),
-            tls_cert=_text(settings.tls_cert),
-            tls_key=_text(settings.tls_key),
-        )
+        return open_store(self.settings)
 
     @cached_property
     def folder(self) -> Folder:
@@ -330,17 +322,9 @@ class Client:
 
     def open_archive(self, url: str | None = None) -> Archive:
         """The log store of the settings, or another one reached with the same settings."""
-        from slotsched.archive import open_archive
+        from slotsched.opening import open_log_store
 
-        settings = self.settings
-        return open_archive(
-            url or settings.log_store,
-            endpoint=settings.s3_endpoint,
-            region=settings.s3_region,
-            checksums=settings.s3_checksums,
-            path_style=settings.s3_path_style,
-            encryption=settings.s3_encryption,
-        )
+        return open_log_store(self.settings, url)
 
     # --- why ----------------------------------------------------------------------------------------
 
@@ -369,10 +353,6 @@ class Client:
         if isinstance(task, Handle):
             return task.id
         return task if len(task) == 24 else self.resolve(task)
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
 
 
 def _ended(task: Task | None) -> bool:

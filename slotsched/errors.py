@@ -25,7 +25,7 @@ class InvalidArguments(UsageError):
 
 
 class InvalidBatch(UsageError):
-    """Raised when at least one request of many is malformed; none was stored. problems: (1-based position, sentence)."""
+    """Raised when a request of many is malformed; none was stored. problems: (1-based position, sentence)."""
 
     def __init__(self, problems: list[tuple[int, str]]) -> None:
         super().__init__(f"{len(problems)} refused, nothing stored; first: line {problems[0][0]}: {problems[0][1]}")

@@ -9,17 +9,23 @@ import datetime as dt
 import difflib
 import getpass
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from slotsched.errors import UsageError
-from slotsched.model import Job, TaskRequest
+from slotsched.model import WHENS, Job, TaskRequest
 from slotsched.quantities import parse_duration, parse_size
 
 OPTIONS = frozenset(
-    {"at", "in_", "slots", "memory", "max_time", "priority", "retries", "key", "tags", "owner", "trigger"}
+    {
+        *("at", "in_", "slots", "memory", "max_time", "priority", "retries", "key", "tags", "owner", "trigger"),
+        *("after", "when"),
+    }
 )
+MOST_PARENTS = 10_000  # a task's document stays far below the store's limit
+_ID = re.compile(r"[0-9a-f]{24}")
 
 
 def user_name() -> str:
@@ -53,6 +59,8 @@ def build_request(
     tags: Sequence[str] = (),
     owner: str | None = None,
     trigger: str = "manual",
+    after: Sequence[str] = (),
+    when: str | None = None,
 ) -> TaskRequest:
     if at is not None and in_ is not None:
         raise UsageError("at and in exclude each other")
@@ -65,6 +73,9 @@ def build_request(
     policy = facts.retry
     if retries is not None:
         policy = replace(policy, limit=_whole("retries", retries, least=0))
+    parents = _parents(after)
+    if when is not None and not parents:
+        raise UsageError("when: only together with after")
     return TaskRequest(
         job=job.name,
         args=args,
@@ -74,11 +85,14 @@ def build_request(
         due_in=None if in_ is None else _seconds("in", in_),
         retry=policy,
         max_time=None if max_time is None else _positive("max_time", _seconds("max_time", max_time)),
-        trigger=trigger,
+        trigger=f"after:{parents[0]}" if parents and trigger == "manual" else trigger,
         owner=owner or user_name(),
         tags=tuple(dict.fromkeys([*facts.tags, *_tags(tags)])),
         key=None if key is None else _key(key),
         keep=facts.keep,
+        parents=parents,
+        when=WHENS[0] if when is None else _when(when),
+        unique=facts.unique,
     )
 
 
@@ -127,6 +141,25 @@ def _tags(tags: Any) -> tuple[str, ...]:
     if not isinstance(items, (list, tuple, set, frozenset)) or not all(isinstance(tag, str) and tag for tag in items):
         raise UsageError(f"tags: {tags!r} is not a list of words")
     return tuple(items)
+
+
+def _parents(after: Any) -> tuple[str, ...]:
+    """Full ids, each once, in order; one may come without its list."""
+    ids = [after] if isinstance(after, str) else after
+    if not isinstance(ids, (list, tuple)) or not all(isinstance(one, str) and _ID.fullmatch(one) for one in ids):
+        raise UsageError(f"after: {after!r} is not a list of tasks' full ids")
+    unique = tuple(dict.fromkeys(ids))
+    if len(unique) > MOST_PARENTS:
+        raise UsageError(f"after: {len(unique)} tasks are more than {MOST_PARENTS}")
+    return unique
+
+
+def _when(when: Any) -> str:
+    if when not in WHENS:
+        near = difflib.get_close_matches(str(when), WHENS, n=1)
+        hint = f', did you mean "{near[0]}"?' if near else ""
+        raise UsageError(f"when: {when!r} is none of {', '.join(WHENS)}{hint}")
+    return str(when)
 
 
 def _key(key: Any) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from slotsched import scheduler
 from slotsched.embedded import Mongod
+from slotsched.opening import open_store
 from slotsched.settings import UP_FILE, Loaded, Settings
 
 Progress = Callable[[float, str], None]
@@ -35,7 +36,7 @@ class Standalone:
         if self._mongod is not None:
             uri = self._mongod.start(progress)
             self.settings = replace(self.settings, mongodb_uri=uri)
-        store = scheduler.open_store(self.settings)
+        store = open_store(self.settings)
         try:
             store.check()
             store.init()

@@ -12,7 +12,7 @@ from slotsched import contract
 from slotsched.catalog.storable import refuse_unstorable
 from slotsched.catalog.values import shown, suggestion
 from slotsched.errors import InvalidArguments
-from slotsched.model import Facts, RetryPolicy
+from slotsched.model import UNIQUES, WHENS, Facts, RetryPolicy
 from slotsched.quantities import parse_duration, parse_size
 
 MAX_SLOTS = 2**31 - 1
@@ -124,6 +124,11 @@ def _one_of(*allowed: str) -> Callable[[Any], str]:
     return read
 
 
+def _backoff(value: Any) -> bool:
+    """Whether the delay doubles."""
+    return _one_of("fixed", "exponential")(value) == "exponential"
+
+
 def _retry_on(value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_one_of(*RETRY_CAUSES)(cause) for cause in _texts(value)))
 
@@ -203,6 +208,8 @@ _FACTS: dict[str, Callable[[Any], Any]] = {
     "priority": _number,
     "retries": _whole(0, MAX_RETRIES),
     "retry_delay": _duration(MAX_TIME_SECONDS),
+    "retry_backoff": _backoff,
+    "retry_cap": _duration(MAX_TIME_SECONDS),
     "retry_on": _retry_on,
     "memory": _size,
     "resources": _resources,
@@ -216,6 +223,7 @@ _FACTS: dict[str, Callable[[Any], Any]] = {
     "enabled": _flag,
     "description": _text,
     "tags": _words,
+    "unique": _one_of(*UNIQUES),
     "user_namespace": _flag,
 }
 _SCHEDULE: dict[str, Callable[[Any], Any]] = {
@@ -225,14 +233,20 @@ _SCHEDULE: dict[str, Callable[[Any], Any]] = {
     "at": _moment,
     "after": _names,
     "on_event": _names,
-    "when": _one_of("success", "failure", "any"),
+    "when": _one_of(*WHENS),
     "timezone": _zone,
     "overlap": _one_of("skip", "buffer_one", "buffer_all", "cancel_other", "allow_all"),
     "catch_up": _one_of("once", "all", "none"),
     "notify": _storable,
 }
 _TRIGGERS = ("cron", "every", "at", "after", "on_event")
-_RETRY_FIELDS = {"retries": "limit", "retry_delay": "delay", "retry_on": "on"}
+_RETRY_FIELDS = {
+    "retries": "limit",
+    "retry_delay": "delay",
+    "retry_backoff": "exponential",
+    "retry_cap": "cap",
+    "retry_on": "on",
+}
 NAMES = (*_FACTS, *_SCHEDULE)
 
 

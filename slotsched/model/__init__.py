@@ -6,6 +6,8 @@ from slotsched.model.needs import Capacity, Lane, Needs
 from slotsched.model.task import (
     OPEN,
     TERMINAL,
+    UNIQUES,
+    WHENS,
     Attempt,
     Cancel,
     InstanceRef,
@@ -23,6 +25,8 @@ from slotsched.model.task import (
 __all__ = [
     "OPEN",
     "TERMINAL",
+    "UNIQUES",
+    "WHENS",
     "Attempt",
     "Broken",
     "Cancel",

@@ -52,6 +52,7 @@ class Facts:
     enabled: bool = True
     description: str = ""
     tags: tuple[str, ...] = ()
+    unique: str | None = None  # "pending" or "running": see TaskRequest
     user_namespace: bool = True  # False: setuid programs keep working, containment is weaker without root
     dependencies: tuple[str, ...] = ()
     schedule: Mapping[str, Any] = field(default_factory=dict)  # facts about when it runs, checked but not acted on yet

@@ -21,6 +21,8 @@ class Status(StrEnum):
     CANCELED = "canceled"
 
 
+WHENS = ("success", "failure", "any")  # how all the tasks that one waits for must end
+UNIQUES = ("pending", "running")  # until when a job has at most one task with the same arguments: its start, its end
 TERMINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELED})
 OPEN = frozenset(Status) - TERMINAL
 
@@ -135,7 +137,10 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One request to run a job. Field names are the object shape shown by the store, the CLI and the API alike."""
+    """One request to run a job. Field names are the object shape shown by the store, the CLI and the API alike.
+
+    parents: the tasks it was to wait for; after: those of them that have not ended yet; when: how they must end.
+    """
 
     id: str
     job: str
@@ -159,6 +164,8 @@ class Task:
     schedule: str | None = None
     nominal_at: dt.datetime | None = None
     parents: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    when: str | None = None
     result: Any = None
     progress: Progress | None = None
     owner: str | None = None
@@ -170,6 +177,7 @@ class Task:
     keep: float | None = None
     cancel: Cancel | None = None
     reserved: Reservation | None = None
+    unique: str | None = None
 
     @property
     def last_attempt(self) -> Attempt | None:
@@ -186,6 +194,10 @@ class TaskRequest:
     """What enqueue inserts. due_in: seconds from the server's now (None = at once); due_at: an absolute time instead.
 
     max_time: seconds, overrides the job file's. key_window: seconds for which `key` stays taken after enqueue.
+    parents: full ids of the tasks to wait for; it is due once all of them have ended as `when` says (`success`:
+    completed, `failure`: failed, `any`), and canceled as soon as one of them has ended otherwise.
+    unique: `pending` or `running`: where the job has a task with the same arguments that has not started or has not
+    ended, respectively, that one stands for this request.
     """
 
     job: str
@@ -203,6 +215,9 @@ class TaskRequest:
     key_window: float = 86400.0
     retry_of: str | None = None
     keep: float | None = None
+    parents: tuple[str, ...] = ()
+    when: str = "success"
+    unique: str | None = None
 
 
 def jsonable(value: Any) -> Any:

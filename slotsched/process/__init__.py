@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from slotsched.process.containment import Containment
     from slotsched.process.deadline import DeadlineFile
     from slotsched.process.launcher import ContainmentUnavailable, Gone, Launched, Launcher, LaunchFailed, SpawnerGone
-    from slotsched.process.rundir import Supervised, find_supervisor, forbid_start
+    from slotsched.process.rundir import Supervised, find_supervisor, forbid_start, start_facts
     from slotsched.process.spec import Spec, read_spec, write_spec
     from slotsched.process.status import Ending, read_ending
     from slotsched.process.sweep import abandoned_ending, sweep_tree
@@ -36,6 +36,7 @@ _HOME = {
     "forbid_start": "rundir",
     "read_ending": "status",
     "read_spec": "spec",
+    "start_facts": "rundir",
     "sweep_tree": "sweep",
     "write_spec": "spec",
 }
@@ -57,6 +58,7 @@ __all__ = [
     "forbid_start",
     "read_ending",
     "read_spec",
+    "start_facts",
     "sweep_tree",
     "write_spec",
 ]

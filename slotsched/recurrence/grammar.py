@@ -3,9 +3,9 @@
     minute hour day-of-month month day-of-week [second]
 
 A field is a list of `*`, `5`, `1-5`, `*/15`, `5/15`, `0-30/10`, with JAN and MON for months and days of the week; a
-range may run over the end (`22-2`, `FRI-MON`). A day of month may be `L` (the last), `LW` (the last Monday to Friday) or
-`15W` (the Monday to Friday nearest to it, in the same month); a day of week `5#3` (the third Friday) or `5L` (the last
-one, also `L5`).
+range may run over the end (`22-2`, `FRI-MON`). A day of month may be `L` (the last), `LW` (the last Monday to Friday)
+or `15W` (the Monday to Friday nearest to it, in the same month); a day of week `5#3` (the third Friday) or `5L` (the
+last one, also `L5`).
 
 `H` is a value chosen by the schedule's name, so that a hundred daily jobs do not start in one second: `H`, `H(0-29)`,
 `H/15`, `H(0-29)/10`. It is ours and not croniter's, which chooses hour and minute by neighbouring bits of one sum, and

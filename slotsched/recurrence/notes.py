@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from slotsched.recurrence.cron import Cron
 from slotsched.recurrence.interface import Recurrence, from_seconds, microseconds
-from slotsched.recurrence.zones import Change
+from slotsched.recurrence.zones import DAY_SECONDS, Change
 
 Kind = Literal["moved", "merged", "dropped", "once", "repeated"]
+
+_LISTED_TIMES = 3  # more skipped times than this are told by the first and the last
 
 
 @dataclass(frozen=True)
@@ -63,17 +65,19 @@ def _forward(cron: Cron, change: Change, fire: dt.datetime) -> Note | None:
     """Clocks were put forward between the fire before and this one, or at this one."""
     first, end = change.moment + change.before, change.moment + change.after
     skipped = _named(cron, first, end)
-    if not skipped.count:
+    if not skipped:
         return None
-    clocks = f"clocks go from {_time(first)} to {_time(end)} on {_date(first)}"
-    plural = "does" if skipped.count == 1 else "do"
+    # A day may be left out as a whole: then times alone say nothing.
+    time = _time if first // DAY_SECONDS == end // DAY_SECONDS else _date_and_time
+    clocks = f"clocks go from {time(first)} to {time(end)}" + (f" on {_date(first)}" if time is _time else "")
+    not_there = f"{_listed(skipped, time)} {'does' if len(skipped) == 1 else 'do'} not exist"
     if cron.reading.by_pace:
-        return Note(fire, "dropped", f"{skipped.words()} {plural} not exist and {plural} not run: {clocks}")
-    regular = cron.reading.pattern.first_from(end) == end
-    if skipped.count == 1 and not regular:
-        return Note(fire, "moved", f"{skipped.words()} does not exist, runs at {_time(end)}: {clocks}")
-    others = f" and {_time(end)}" if regular else ""
-    return Note(fire, "merged", f"{skipped.words()}{others} are one run at {_time(end)}: {clocks}")
+        return Note(fire, "dropped", f"{not_there} and {'is' if len(skipped) == 1 else 'are'} left out: {clocks}")
+    if cron.reading.pattern.first_from(end) == end:
+        return Note(fire, "merged", f"{not_there}, one run with {time(end)}: {clocks}")
+    if len(skipped) > 1:
+        return Note(fire, "merged", f"{not_there}, one run at {time(end)}: {clocks}")
+    return Note(fire, "moved", f"{not_there}, runs at {time(end)}: {clocks}")
 
 
 def _twice(cron: Cron, fire: dt.datetime) -> Note | None:
@@ -82,7 +86,7 @@ def _twice(cron: Cron, fire: dt.datetime) -> Note | None:
     earlier, later = (local.replace(fold=fold).utcoffset() for fold in (0, 1))
     if earlier is None or later is None or earlier <= later:
         return None  # comes once, or (earlier < later) not at all
-    time = f"{local:%H:%M:%S}".removesuffix(":00")
+    time = _time(microseconds(local.replace(tzinfo=dt.UTC)) // 1_000_000)
     if local.fold:
         return Note(fire, "repeated", f"{time} comes a second time: clocks were put back on {local:%Y-%m-%d}")
     if cron.reading.by_pace:
@@ -90,29 +94,20 @@ def _twice(cron: Cron, fire: dt.datetime) -> Note | None:
     return Note(fire, "once", f"{time} comes twice on {local:%Y-%m-%d}, runs the first time only")
 
 
-@dataclass(frozen=True)
-class _Skipped:
-    """How many of the cron's local times are skipped, and the first and last of them."""
-
-    count: int
-    first: int
-    last: int
-
-    def words(self) -> str:
-        if self.count <= 2:
-            return " and ".join(dict.fromkeys([_time(self.first), _time(self.last)]))
-        return f"{_time(self.first)} to {_time(self.last)} ({self.count} times)"
-
-
-def _named(cron: Cron, first: int, end: int) -> _Skipped:
-    pattern = cron.reading.pattern
-    count, last, begin = 0, first, None
-    wall = pattern.first_from(first)
+def _named(cron: Cron, first: int, end: int) -> list[int]:
+    """The walls from `first` to before `end` that the cron names."""
+    walls = []
+    wall = cron.reading.pattern.first_from(first)
     while wall is not None and wall < end:
-        begin = wall if begin is None else begin
-        count, last = count + 1, wall
-        wall = pattern.first_from(wall + 1)
-    return _Skipped(count, first if begin is None else begin, last)
+        walls.append(wall)
+        wall = cron.reading.pattern.first_from(wall + 1)
+    return walls
+
+
+def _listed(walls: list[int], words: Callable[[int], str]) -> str:
+    if len(walls) <= _LISTED_TIMES:
+        return " and ".join(filter(None, [", ".join(map(words, walls[:-1])), words(walls[-1])]))
+    return f"{words(walls[0])} to {words(walls[-1])} ({len(walls)} times)"
 
 
 def _time(wall: int) -> str:
@@ -121,3 +116,7 @@ def _time(wall: int) -> str:
 
 def _date(wall: int) -> str:
     return f"{from_seconds(wall):%Y-%m-%d}"
+
+
+def _date_and_time(wall: int) -> str:
+    return f"{_date(wall)} {_time(wall)}"

@@ -51,6 +51,7 @@ def parse_once(at: str | dt.datetime, zone: str = "UTC") -> Once:
         wall = moment.replace(tzinfo=dt.UTC)
         seconds = (wall - EPOCH) // dt.timedelta(seconds=1)
         found = where.moment(seconds)
+        assert found is not None  # the year was looked at
         # What is left of a second counts only where the time exists; a skipped one becomes the change itself.
         exists = found + where.offset(found) == seconds
         moment = from_seconds(found).replace(microsecond=moment.microsecond if exists else 0)

@@ -26,6 +26,10 @@ def _lowest(bits: int) -> int:
     return (bits & -bits).bit_length() - 1
 
 
+def _highest(bits: int) -> int:
+    return bits.bit_length() - 1
+
+
 @dataclass(frozen=True, kw_only=True)
 class DayRule:
     """Which days of a month, as written. Days of the week: 0 is Sunday.
@@ -132,40 +136,34 @@ class Pattern:
     def _day_from(self, day: int) -> int | None:
         date = dt.date.fromordinal(day + _EPOCH_DAY)
         year, month = date.year, date.month
-        later = self._month(year, month) >> date.day
-        if later:
-            return day + _lowest(later)
-        for _ in range(12 * _SAME_CALENDAR_YEARS):
-            year, month = (year, month + 1) if month < 12 else (year + 1, 1)
-            if year > LAST_YEAR:
-                break
+        days = self._month(year, month) >> date.day << date.day
+        last = min(year + _SAME_CALENDAR_YEARS, LAST_YEAR)
+        while not days:
+            later = self.months >> (month + 1)
+            year, month = (year, month + 1 + _lowest(later)) if later else (year + 1, _lowest(self.months))
+            if year > last:
+                return None
             days = self._month(year, month)
-            if days:
-                return dt.date(year, month, _lowest(days)).toordinal() - _EPOCH_DAY
-        return None
+        return dt.date(year, month, _lowest(days)).toordinal() - _EPOCH_DAY
 
     def _day_until(self, day: int) -> int | None:
         date = dt.date.fromordinal(day + _EPOCH_DAY)
         year, month = date.year, date.month
         days = self._month(year, month) & ((2 << date.day) - 1)
-        for _ in range(12 * _SAME_CALENDAR_YEARS):
-            if days:
-                return dt.date(year, month, days.bit_length() - 1).toordinal() - _EPOCH_DAY
-            year, month = (year, month - 1) if month > 1 else (year - 1, 12)
-            if year < FIRST_YEAR:
-                break
+        last = max(year - _SAME_CALENDAR_YEARS, FIRST_YEAR)
+        while not days:
+            earlier = self.months & ((1 << month) - 1)
+            year, month = (year, _highest(earlier)) if earlier else (year - 1, _highest(self.months))
+            if year < last:
+                return None
             days = self._month(year, month)
-        return None
+        return dt.date(year, month, _highest(days)).toordinal() - _EPOCH_DAY
 
     def _first_time(self) -> int:
         return _lowest(self.hours) * 3600 + _lowest(self.minutes) * 60 + _lowest(self.seconds)
 
     def _last_time(self) -> int:
-        return (
-            (self.hours.bit_length() - 1) * 3600
-            + (self.minutes.bit_length() - 1) * 60
-            + (self.seconds.bit_length() - 1)
-        )
+        return _highest(self.hours) * 3600 + _highest(self.minutes) * 60 + _highest(self.seconds)
 
     def _time_from(self, second_of_day: int) -> int | None:
         hour, rest = divmod(second_of_day, 3600)
@@ -185,15 +183,14 @@ class Pattern:
     def _time_until(self, second_of_day: int) -> int | None:
         hour, rest = divmod(second_of_day, 3600)
         minute, second = divmod(rest, 60)
-        last_second = self.seconds.bit_length() - 1
         if self.hours >> hour & 1:
             seconds = self.seconds & ((2 << second) - 1)
             if seconds and self.minutes >> minute & 1:
-                return hour * 3600 + minute * 60 + seconds.bit_length() - 1
+                return hour * 3600 + minute * 60 + _highest(seconds)
             minutes = self.minutes & ((1 << minute) - 1)
             if minutes:
-                return hour * 3600 + (minutes.bit_length() - 1) * 60 + last_second
+                return hour * 3600 + _highest(minutes) * 60 + _highest(self.seconds)
         hours = self.hours & ((1 << hour) - 1)
         if not hours:
             return None
-        return (hours.bit_length() - 1) * 3600 + (self.minutes.bit_length() - 1) * 60 + last_second
+        return _highest(hours) * 3600 + _highest(self.minutes) * 60 + _highest(self.seconds)

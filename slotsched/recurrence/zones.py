@@ -12,7 +12,6 @@ from __future__ import annotations
 import datetime as dt
 import difflib
 import zoneinfo
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ from slotsched.recurrence.interface import EPOCH, from_seconds
 FIRST_YEAR, LAST_YEAR = 2, 9998  # a year of room on both sides, so that local times stay what datetime can hold
 DAY_SECONDS = 86400
 _LOOK_SECONDS = DAY_SECONDS // 2
-_LARGEST_CHANGE_SECONDS = 2 * DAY_SECONDS  # offsets are less than a day to either side of UTC
+LARGEST_CHANGE_SECONDS = 2 * DAY_SECONDS  # offsets are less than a day to either side of UTC
 _REMEMBERED_YEARS = 4096  # of all zones together; a year is two or three stretches
 
 
@@ -35,7 +34,7 @@ class Change(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """start <= moment < end without a change of offset, all seconds. lived: no earlier moment had this wall or a later.
+    """start <= moment < end without a change of offset, all seconds. lived: every earlier moment had an earlier wall.
 
     So lived < start + offset when clocks were put forward at the start (the walls from lived on never were), and
     lived > start + offset while walls come a second time. Stretches also end with each year.
@@ -53,38 +52,32 @@ class Zone:
     def __init__(self, name: str, info: dt.tzinfo) -> None:
         self.name = name
         self.info = info
+        self._recent: Stretch | None = None
 
     def __repr__(self) -> str:
         return f"Zone({self.name!r})"
 
-    def onwards(self, moment: int) -> Iterator[Stretch]:
-        """The stretch that holds the moment, and those after it. Ends with LAST_YEAR."""
-        year = max(from_seconds(moment).year, FIRST_YEAR)
-        while year <= LAST_YEAR:
-            for stretch in _stretches(self, year):
-                if stretch.end > moment:
-                    yield stretch
-            year += 1
-
-    def backwards(self, moment: int) -> Iterator[Stretch]:
-        """The stretch that holds the moment, and those before it. Ends with FIRST_YEAR."""
-        year = min(from_seconds(moment).year, LAST_YEAR)
-        while year >= FIRST_YEAR:
-            for stretch in reversed(_stretches(self, year)):
-                if stretch.start <= moment:
-                    yield stretch
-            year -= 1
+    def stretch(self, moment: int) -> Stretch | None:
+        """The stretch that holds the moment; None before FIRST_YEAR and after LAST_YEAR."""
+        recent = self._recent  # most questions are about now
+        if recent is not None and recent.start <= moment < recent.end:
+            return recent
+        year = from_seconds(moment).year
+        if not FIRST_YEAR <= year <= LAST_YEAR:
+            return None
+        self._recent = next(stretch for stretch in _stretches(self, year) if moment < stretch.end)
+        return self._recent
 
     def changes(self, after: int, until: int) -> list[Change]:
         """Every change with after < moment <= until."""
         return _changes(self, after, until)
 
-    def moment(self, wall: int) -> int:
-        """When clocks first show this time, or a later one where it is skipped."""
-        for stretch in self.onwards(wall - _LARGEST_CHANGE_SECONDS):
-            if wall < stretch.end + stretch.offset:
-                return max(wall - stretch.offset, stretch.start)
-        raise InvalidRecurrence(f"{from_seconds(wall).year} is too far away")
+    def moment(self, wall: int) -> int | None:
+        """The first moment at which clocks show this time or a later one; None after LAST_YEAR."""
+        stretch = self.stretch(wall - LARGEST_CHANGE_SECONDS)
+        while stretch is not None and wall >= stretch.end + stretch.offset:
+            stretch = self.stretch(stretch.end)
+        return None if stretch is None else max(wall - stretch.offset, stretch.start)
 
     def local(self, moment: dt.datetime) -> dt.datetime:
         """What clocks in this zone show."""
@@ -101,7 +94,7 @@ class Zone:
 def _stretches(zone: Zone, year: int) -> tuple[Stretch, ...]:
     start, end = _begin(year), _begin(year + 1)
     # Looked at from a little earlier: the last change of the year before may still repeat walls in this one.
-    since = start - _LARGEST_CHANGE_SECONDS
+    since = start - LARGEST_CHANGE_SECONDS
     offset = zone.offset(since)
     lived = since + offset
     stretches = []
@@ -157,7 +150,7 @@ def find_zone(name: str) -> Zone:
 
 
 def _suggestion(name: str) -> str:
-    known = {zone.lower(): zone for zone in zoneinfo.available_timezones()}
+    known = {zone.lower(): zone for zone in zoneinfo.available_timezones() if zone != "localtime"}
     if not known:
         return " because this machine has no time zones: install tzdata"
     cities: dict[str, str] = {}

@@ -6,12 +6,12 @@ import resource
 from typing import Any
 
 from slotsched import logs
-from slotsched.archive import Archive, open_archive
 from slotsched.catalog import Folder
 from slotsched.clock import SystemClock
 from slotsched.ledger import Ledger
 from slotsched.machine import boot_id, usable_cpus, usable_memory
 from slotsched.model import Capacity
+from slotsched.opening import open_log_store, open_store
 from slotsched.process import DeadlineFile, Launcher
 from slotsched.scheduler.engine import Engine
 from slotsched.scheduler.inbox import Inbox
@@ -19,7 +19,7 @@ from slotsched.scheduler.loop import Ended, Loop
 from slotsched.scheduler.replacing import replace_program
 from slotsched.scheduler.statedir import Identity, StateDirectory
 from slotsched.settings import Settings
-from slotsched.store import Store, connect
+from slotsched.store import Store
 
 STORE_TIMEOUT_SHARE = 1 / 6  # of the lease: a call that hangs must not freeze the loop for long
 
@@ -49,30 +49,6 @@ def run(settings: Settings, *, once: bool = False, hangup_drains: bool = False) 
     return 0
 
 
-def open_store(settings: Settings, *, timeout: float | None = None) -> Store:
-    """The store that the settings name. Connects lazily."""
-    return connect(
-        settings.mongodb_uri,
-        settings.database,
-        timeout=settings.store_timeout if timeout is None else timeout,
-        tls_ca=str(settings.tls_ca) if settings.tls_ca else None,
-        tls_cert=str(settings.tls_cert) if settings.tls_cert else None,
-        tls_key=str(settings.tls_key) if settings.tls_key else None,
-    )
-
-
-def archive_of(settings: Settings) -> Archive:
-    """The log store that the settings name."""
-    return open_archive(
-        settings.log_store,
-        endpoint=settings.s3_endpoint,
-        region=settings.s3_region,
-        checksums=settings.s3_checksums,
-        path_style=settings.s3_path_style,
-        encryption=settings.s3_encryption,
-    )
-
-
 def capacity_of(settings: Settings) -> Capacity:
     """What this instance offers: settings first, else what this process may use of the machine."""
     return Capacity(
@@ -92,16 +68,25 @@ def assemble(settings: Settings, state: StateDirectory, store: Store, log: Any) 
         clock=SystemClock(),
         log=log,
         store=store,
-        archive=archive_of(settings),
+        archive=open_log_store(settings),
         state=state,
         identity=nobody,
-        deadline=DeadlineFile.create(state.deadline_file("unregistered"), settings.lease),
+        deadline=last_deadline(state, settings.lease),
         launcher=Launcher(state.path, settings.containment),
         folder=folder,
         scan=folder.scan(),
         ledger=Ledger(capacity_of(settings)),
         inbox=Inbox(),
     )
+
+
+def last_deadline(state: StateDirectory, lease: float) -> DeadlineFile:
+    """The file to show that this loop turns until the store has said who we are.
+
+    That of the last identity, where there is one: what it left running may go on while the store is away.
+    """
+    last = state.load_identity()
+    return DeadlineFile.create(state.deadline_file(last.id if last and last.boot_id == boot_id() else "new"), lease)
 
 
 def raise_open_files() -> tuple[int, int]:

@@ -21,6 +21,7 @@ class Duty:
     run_once: Callable[[], object]
     every: float
     needs_store: bool = True
+    urgent: bool = True  # wanted at once when the store is back
     next_at: float = field(default=0.0)
 
     def wake(self) -> None:
@@ -40,7 +41,8 @@ class Timetable:
 
     def wake_all(self) -> None:
         for duty in self._duties:
-            duty.wake()
+            if duty.urgent:
+                duty.wake()
 
     def seconds_to_next(self, now: float) -> float:
         return max(0.0, min(d.next_at for d in self._duties if self._engine.health.up or not d.needs_store) - now)

@@ -45,6 +45,7 @@ from slotsched.scheduler.watching import Watcher
 POLL_SECONDS = 1.0
 RESCAN_SECONDS = 2.0
 PRUNE_SECONDS = 3600.0
+STRAYS_SECONDS = 60.0
 # The loop's own pulse: without a store, the supervisors end their tasks once it is older than a third of the lease.
 LONGEST_SLEEP_SECONDS = 1.0
 LONGEST_SLEEP_SHARE = 1 / 12  # of the lease, where that is shorter; a call to the store may take a sixth on top
@@ -101,7 +102,8 @@ class Loop:
         self._launches = Duty("launches", self._supervision.run_once, POLL_SECONDS, needs_store=False)
         # A random first time, so that instances started together do not prune together.
         first_prune = self._engine.now() + PRUNE_SECONDS * random.random()
-        prune = Duty("prune", Pruner(self._engine).run_once, PRUNE_SECONDS, next_at=first_prune)
+        prune = Duty("prune", Pruner(self._engine).run_once, PRUNE_SECONDS, urgent=False, next_at=first_prune)
+        strays = Duty("strays", self._engine.store.queue.quarantine_strays, STRAYS_SECONDS, urgent=False)
         self._timetable = Timetable(
             self._engine,
             [
@@ -114,6 +116,7 @@ class Loop:
                 self._rescue,
                 self._launches,
                 prune,
+                strays,
             ],
         )
 

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from slotsched import __version__
-from slotsched.contract import RUN_START
 from slotsched.machine import boot_id, host_name
 from slotsched.model import Instance, Outcome, Reason
 from slotsched.process import (
@@ -25,6 +24,7 @@ from slotsched.process import (
     find_supervisor,
     forbid_start,
     read_ending,
+    start_facts,
 )
 from slotsched.scheduler.ending import outcome_of
 from slotsched.scheduler.engine import Engine
@@ -57,7 +57,7 @@ class Recovery:
         last = engine.state.load_identity()
         same_boot = last is not None and last.boot_id == boot_id()
         directories = engine.state.run_directories()
-        forbidden = {path for path in directories if not (path / RUN_START).exists() and forbid_start(path)}
+        forbidden = {path for path in directories if forbid_start(path)}
         nonce = secrets.token_hex(8)
         resumed = last is not None and same_boot and self._resume(last, nonce)
         if not resumed:
@@ -125,7 +125,8 @@ class Recovery:
         if record is None:  # never launched: its claim, if the store has one, is released by the sweep
             engine.state.remove_run(path)
             return False
-        run = Run(record=record, directory=path, launched=engine.now(), planned=record.max_time)
+        launched = start_facts(path).get("started", engine.now()) if same_boot else engine.now()
+        run = Run(record=record, directory=path, launched=launched, planned=record.max_time)
         ending = read_ending(path)
         supervised = find_supervisor(path) if same_boot and ending is None else None
         engine.roster.add(run)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import datetime as dt
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import MongoClient, ReadPreference
 from pymongo import errors as driver
+from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
@@ -24,6 +25,7 @@ from slotsched.store.errors import STANDALONE, Target, guarded
 
 Document = dict[str, Any]
 Pipeline = list[dict[str, Any]]
+T = TypeVar("T")
 
 OLDEST_WIRE_VERSION = 13  # MongoDB 5.0: before it, names that begin with $ cannot be stored as data
 CLOCK_REFRESH_SECONDS = 30.0
@@ -81,6 +83,20 @@ class Connection:
     def certain(self, name: str) -> Collection[Document]:
         """The same collection for reads that decide something irreversible: majority read on the primary."""
         return self._database.get_collection(name, read_concern=ReadConcern("majority"))
+
+    def transaction(self, work: Callable[[ClientSession], T], timeout: float | None = None) -> T:
+        """Runs `work(session)` in one transaction (snapshot, majority, journaled) and returns its result.
+
+        It is run again, all within the one deadline, while other transactions are in its way. An error in it leaves
+        nothing behind. Raises StoreUnreachable where nobody can tell whether it was committed.
+        """
+        with self.guard(timeout), self._client.start_session() as session:
+            return session.with_transaction(
+                work,
+                read_concern=ReadConcern("snapshot"),
+                write_concern=WriteConcern(w="majority", j=True),
+                read_preference=ReadPreference.PRIMARY,
+            )
 
     def command(self, name: str) -> Document:
         """A command without arguments against the database."""

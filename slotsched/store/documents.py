@@ -2,8 +2,9 @@
 
 Field names are the object shape's. Beside them a document holds what only the store needs: `lane` and `rank` (the
 queue's order), `rid` (the id backwards, so that an ending is found by an index), `claim` {instance, token}, `ended`
-(the token of the last finish), `losses`, `cancels`, `key_until` and `key_hash`, `expire_at`, `resolve`. Values that
-are None are not stored.
+(the token of the last finish), `losses`, `cancels`, `key_until` and `key_hash`, `unique_key` (while it keeps its
+like out), `expire_at`, `resolve` (others are to be told how it ended) and `pokes` (how often that was asked for).
+Values that are None are not stored.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import bson
@@ -22,6 +22,8 @@ from bson.errors import BSONError
 
 from slotsched import errors
 from slotsched.model import (
+    UNIQUES,
+    WHENS,
     Attempt,
     Cancel,
     InstanceRef,
@@ -39,7 +41,7 @@ from slotsched.model import (
 )
 from slotsched.store.connection import Document
 from slotsched.store.errors import refusal
-from slotsched.store.reading import LARGEST_COUNT, LARGEST_SIZE, Reader, Unreadable
+from slotsched.store.reading import LARGEST_COUNT, LARGEST_SECONDS, LARGEST_SIZE, Reader, Unreadable
 
 AGING_SECONDS = 600.0  # one point of priority counts as much as ten minutes of waiting
 LARGEST_PRIORITY = 1_000_000  # 19 years of waiting; keeps `rank` a valid date
@@ -77,7 +79,7 @@ def new_document(request: TaskRequest, now: dt.datetime) -> Document:
         "rid": str(task_id)[::-1],
         "job": request.job,
         "args": dict(request.args),
-        "status": (Status.PENDING if due_at <= now else Status.SCHEDULED).value,
+        "status": _first_status(request, due_at, now).value,
         "needs": needs_to_document(request.needs),
         "lane": str(Lane(job=request.job, needs=request.needs)),
         "rank": due_at - dt.timedelta(seconds=request.priority * AGING_SECONDS),
@@ -97,6 +99,9 @@ def new_document(request: TaskRequest, now: dt.datetime) -> Document:
         "retry_of": request.retry_of,
         "max_time": request.max_time,
         "keep": request.keep,
+        "parents": list(request.parents) or None,
+        "after": list(request.parents) or None,
+        "when": request.when if request.parents else None,
     }
     document |= {name: value for name, value in optional.items() if value is not None}
     if request.key is not None:
@@ -105,6 +110,9 @@ def new_document(request: TaskRequest, now: dt.datetime) -> Document:
             "key_until": now + dt.timedelta(seconds=request.key_window),
             "key_hash": request_hash(request),
         }
+    if request.unique is not None:
+        hashed = request_hash(request)
+        document |= {"unique": {"until": request.unique, "hash": hashed}, "unique_key": hashed}
     _check_encodable(document)
     return document
 
@@ -144,6 +152,12 @@ def progress_to_document(progress: Progress) -> Document:
     return {"fraction": progress.fraction, "message": progress.message}
 
 
+def _first_status(request: TaskRequest, due_at: dt.datetime, now: dt.datetime) -> Status:
+    if request.parents:
+        return Status.WAITING
+    return Status.PENDING if due_at <= now else Status.SCHEDULED
+
+
 def _due_at(request: TaskRequest, now: dt.datetime) -> dt.datetime:
     try:
         due_at = now + dt.timedelta(seconds=request.due_in or 0) if request.due_at is None else request.due_at
@@ -168,10 +182,14 @@ def _check_request(request: TaskRequest) -> None:
     _check(abs(request.priority) <= LARGEST_PRIORITY, f"priority: {request.priority} is beyond ±{LARGEST_PRIORITY}")
     _check(_is_count(request.retry.limit, 0), f"retries: {request.retry.limit!r} is not a whole number")
     for label, seconds in (("retry_delay", request.retry.delay), ("retry cap", request.retry.cap)):
-        _check(0 <= seconds < math.inf, f"{label}: {seconds} is not a duration")
+        _check(0 <= seconds <= LARGEST_SECONDS, f"{label}: {seconds} is not a duration")
     for label, duration in (("max_time", request.max_time), ("keep", request.keep)):
-        _check(duration is None or 0 < duration < math.inf, f"{label}: {duration} is not a positive duration")
+        _check(duration is None or 0 < duration <= LARGEST_SECONDS, f"{label}: {duration} is not a positive duration")
     _check(0 <= request.key_window < 1e9, f"key window: {request.key_window} is not a duration")
+    _check(request.when in WHENS, f"when: {request.when!r} is none of {', '.join(WHENS)}")
+    _check(request.unique in (None, *UNIQUES), f"unique: {request.unique!r} is none of {', '.join(UNIQUES)}")
+    for parent in request.parents:
+        _check(ObjectId.is_valid(parent) and str(ObjectId(parent)) == parent, f"after: {parent!r} is no task's full id")
     _check(_survives_lane(request), f"the names of job {request.job!r}, its resources and tags must not hold | , =")
 
 
@@ -230,17 +248,20 @@ def read_task(document: Mapping[str, Any]) -> Task:
         schedule=task.maybe_text("schedule"),
         nominal_at=task.maybe_date("nominal_at"),
         parents=task.texts("parents"),
+        after=task.texts("after"),
+        when=task.maybe_text("when"),
         result=document.get("result"),
         progress=_read_progress(task.inner("progress")) if task.has("progress") else None,
         owner=task.maybe_text("owner"),
         tags=task.texts("tags"),
         key=task.maybe_text("key"),
         retry_of=task.maybe_text("retry_of"),
-        max_time=task.maybe_number("max_time"),
+        max_time=task.maybe_seconds("max_time"),
         retry=read_retry(task.inner("retry")) if task.has("retry") else RetryPolicy(),
-        keep=task.maybe_number("keep"),
+        keep=task.maybe_seconds("keep"),
         cancel=read_cancel(task.inner("cancel")) if task.has("cancel") else None,
         reserved=read_reservation(task.inner("reserved")) if task.has("reserved") else None,
+        unique=task.inner("unique").maybe_text("until") if task.has("unique") else None,
     )
 
 
@@ -310,9 +331,9 @@ def read_needs(needs: Reader) -> Needs:
 def read_retry(retry: Reader) -> RetryPolicy:
     return RetryPolicy(
         limit=retry.count("limit"),
-        delay=retry.number("delay"),
+        delay=retry.seconds("delay"),
         exponential=retry.flag("exponential"),
-        cap=retry.number("cap"),
+        cap=retry.seconds("cap"),
         on=retry.texts("on"),
     )
 

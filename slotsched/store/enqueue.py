@@ -1,7 +1,8 @@
 """Putting tasks in: one or many, each exactly once, however often the network makes us say it.
 
 The `_id` is made here, so a document that was sent twice is refused the second time by its own `_id`, and that is
-success. An idempotency key is a unique index: of racing requests one inserts, the others find its task.
+success. An idempotency key is a unique index: of racing requests one inserts, the others find its task. So is what
+keeps a job from having two tasks with the same arguments.
 """
 
 from __future__ import annotations
@@ -17,18 +18,21 @@ from pymongo import errors as driver
 from slotsched import errors
 from slotsched.model import TERMINAL, Status, TaskRequest
 from slotsched.store import indexes
+from slotsched.store.after import Waiters
 from slotsched.store.connection import Connection, Document
 from slotsched.store.documents import new_document, read_status, short
 
 BATCH_TASKS = 1000
 BATCH_BYTES = 16 * 1024 * 1024  # what one batch sends within one timeout
 SENDS = 3  # of the same documents, before the store counts as unreachable
+_KEYS = ("key", "unique_key")
+_STARTED = frozenset(Status) - {Status.WAITING, Status.SCHEDULED, Status.PENDING}
 _KEY_ROUNDS = 10  # races over one key that a request loses before it gives up
 
 
 @dataclass(frozen=True, kw_only=True)
 class Enqueued:
-    """existed: the task was there before, under the request's key."""
+    """existed: the task was there before, under the request's key or as the one its job may have."""
 
     id: str
     status: Status
@@ -36,15 +40,19 @@ class Enqueued:
 
 
 class Enqueuer:
-    """Inserts tasks. Index `_id`, index `keys`."""
+    """Inserts tasks. Indexes `_id`, `keys`, `uniques`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._tasks = connection.collection("tasks")
         self._certain = connection.certain("tasks")
+        self._waiters = Waiters(connection)
 
     def enqueue(self, request: TaskRequest) -> Enqueued:
-        """Inserts one task, or finds the one its key stands for. Raises KeyConflict, UsageError, InvalidArguments."""
+        """Inserts one task, or finds the one that stands for it. Raises KeyConflict, UsageError, InvalidArguments.
+
+        With parents: NotFound where one of them does not exist.
+        """
         document = new_document(request, self._connection.now())
         indexes.ensure(self._connection)
         return self._insert(document)
@@ -70,10 +78,10 @@ class Enqueuer:
         for _ in range(_KEY_ROUNDS):
             if not self._refused([document]):
                 return _enqueued(document)
-            found = self._holder(document)
+            found = self._holder(document) or self._same(document)
             if found is not None:
                 return found
-        raise errors.StoreUnreachable(f"the key {document['key']!r} changes hands too fast; try again")
+        raise errors.StoreUnreachable("the task that stands for this one changes too fast; try again")
 
     def _insert_batch(self, batch: list[Document]) -> list[Enqueued]:
         refused = self._refused(batch)
@@ -81,6 +89,11 @@ class Enqueuer:
 
     def _refused(self, batch: list[Document]) -> set[ObjectId]:
         """Sends the batch until it is answered; the ids that a key held by another task keeps out."""
+        following = [document for document in batch if "after" in document]
+        others = [document for document in batch if "after" not in document]
+        return self._waiters.refused(following) | (self._refused_others(others) if others else set())
+
+    def _refused_others(self, batch: list[Document]) -> set[ObjectId]:
         with self._connection.guard():
             for send in itertools.count(1):
                 try:
@@ -99,7 +112,9 @@ class Enqueuer:
 
     def _holder(self, document: Document) -> Enqueued | None:
         """The task that has this document's key; None once the key is free and the insert can be tried again."""
-        key = document["key"]
+        key = document.get("key")
+        if key is None:
+            return None
         with self._connection.guard():
             found = self._certain.find_one({"key": key})
             if found is None:
@@ -113,6 +128,28 @@ class Enqueuer:
                 f"the key {key!r} belongs to {short(str(found['_id']))} {found.get('job')}, "
                 "which has another job or other arguments"
             )
+        return Enqueued(id=str(found["_id"]), status=read_status(found), existed=True)
+
+    def _same(self, document: Document) -> Enqueued | None:
+        """The task with the same arguments that keeps this one out; None once it does not any more.
+
+        What starts or ends a task gives its `unique_key` back in the same write; one that somebody ended by hand is
+        relieved of it here.
+        """
+        unique_key = document.get("unique_key")
+        if unique_key is None:
+            return None
+        with self._connection.guard():
+            found = self._certain.find_one({"unique_key": unique_key})
+            if found is None:
+                return None
+            if found["_id"] == document["_id"]:
+                return _enqueued(document)
+            over = _over(found)
+            if found.get("status") in over:
+                stale = {"_id": found["_id"], "unique_key": unique_key, "status": {"$in": over}}
+                self._tasks.update_one(stale, {"$unset": {"unique_key": ""}})
+                return None
         return Enqueued(id=str(found["_id"]), status=read_status(found), existed=True)
 
     def _freed(self, found: Document) -> bool:
@@ -133,6 +170,13 @@ class Enqueuer:
         return self._certain.find_one({"_id": found["_id"], "key": found["key"]}, {"_id": 1}) is None
 
 
+def _over(found: Document) -> list[str]:
+    """The statuses in which this task keeps nobody out any more."""
+    unique = found.get("unique")
+    until_start = isinstance(unique, dict) and unique.get("until") == "pending"
+    return sorted(_STARTED if until_start else TERMINAL)
+
+
 def _enqueued(document: Document) -> Enqueued:
     return Enqueued(id=str(document["_id"]), status=Status(document["status"]))
 
@@ -142,7 +186,7 @@ def _refusals(error: driver.BulkWriteError) -> Iterator[dict[str, Any]]:
     for problem in error.details["writeErrors"]:
         if problem.get("code") != 11000:
             raise driver.OperationFailure(str(problem.get("errmsg")), problem.get("code"), problem) from error
-        if "key" in problem.get("keyPattern", {}):
+        if any(name in problem.get("keyPattern", {}) for name in _KEYS):
             yield problem
 
 

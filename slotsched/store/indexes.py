@@ -37,6 +37,17 @@ INDEXES: Mapping[str, tuple[IndexModel, ...]] = {
         IndexModel([("claim.token", _UP)], name="tokens", sparse=True),
         # one task per idempotency key
         IndexModel([("key", _UP)], name="keys", unique=True, partialFilterExpression={"key": {"$exists": True}}),
+        # one open task per job and arguments, where the job says so
+        IndexModel(
+            [("unique_key", _UP)],
+            name="uniques",
+            unique=True,
+            partialFilterExpression={"unique_key": {"$exists": True}},
+        ),
+        # resolve: the tasks that wait for others, by whom they still wait for
+        IndexModel([("after", _UP)], name="waiters", partialFilterExpression={"status": Status.WAITING.value}),
+        # resolve: ended tasks whose followers are to be told; the others among them have followers and run still
+        IndexModel([("status", _UP), ("_id", _UP)], name="resolving", partialFilterExpression={"resolve": True}),
         # look_up by the id's ending
         IndexModel([("rid", _UP)], name="endings"),
         # find, counts

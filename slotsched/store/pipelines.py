@@ -8,6 +8,7 @@ that begins with `$` is data.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from slotsched.model import Cancel, InstanceRef, LogRef, Outcome, Reason, Status
@@ -40,14 +41,19 @@ def claim(instance: InstanceRef, token: str) -> Pipeline:
                 "fence": _plus_one("$fence"),
                 "started_at": "$$NOW",
                 "attempts": {"$slice": [{"$concatArrays": [_array("$attempts"), [record]]}, -MOST_ATTEMPTS]},
+                "unique_key": {"$cond": [_unique_until_start(), "$$REMOVE", "$unique_key"]},
             }
         },
         {"$unset": [*_ENDING_FIELDS, "ended_at", "progress", "result", "reserved"]},
     ]
 
 
-def release() -> Pipeline:
-    """running -> pending as if never claimed (the fence stays), or canceled if that was asked."""
+def release(*, alone: bool = True) -> Pipeline:
+    """running -> pending as if never claimed (the fence stays), or canceled if that was asked.
+
+    alone: it keeps its like out again, where its job says so; a unique index refuses that if one has come since.
+    """
+    again = {"$and": [alone, _is(Status.PENDING), _unique_until_start()]}
     return [
         {
             "$set": {
@@ -62,6 +68,7 @@ def release() -> Pipeline:
                 },
             }
         },
+        {"$set": {"unique_key": {"$cond": [again, "$unique.hash", "$unique_key"]}}},
         {"$unset": ["claim", "permits", "instance", "started_at"]},
         *_canceled_if_so(),
         *_close(),
@@ -177,6 +184,59 @@ def take(message: str) -> Pipeline:
     ]
 
 
+def resolve(ended: Mapping[str, Status]) -> Pipeline:
+    """waiting -> pending (scheduled, if its own time has not come) once nothing is left to wait for; canceled as soon
+    as one of `ended` (ids and how they ended) is not what it waits for; else waiting for fewer.
+    """
+    ids, waited = _literal(list(ended)), _array("$after")
+    accepted = {
+        "$switch": {
+            "branches": [
+                {"case": {"$eq": ["$when", "any"]}, "then": ids},
+                {"case": {"$eq": ["$when", "failure"]}, "then": _literal(_ids_of(ended, Status.FAILED))},
+            ],
+            "default": _literal(_ids_of(ended, Status.COMPLETED)),
+        }
+    }
+    of_these = {"$setIntersection": [waited, ids]}
+    is_date = {"$eq": [{"$type": "$due_at"}, "date"]}
+    found = {
+        "unmet": {"$setDifference": [of_these, accepted]},
+        "due_at": {"$cond": [is_date, {"$max": ["$due_at", "$$NOW"]}, "$$NOW"]},
+    }
+    released = {"$cond": [{"$gt": ["$found.due_at", "$$NOW"]}, Status.SCHEDULED.value, Status.PENDING.value]}
+    left = {"$cond": [{"$eq": ["$after", []]}, released, Status.WAITING.value]}
+    upstream = _is(Status.CANCELED)
+    return [
+        {"$set": {"found": found, "after": {"$setDifference": [waited, ids]}}},
+        {"$set": {"status": {"$cond": [{"$eq": ["$found.unmet", []]}, left, Status.CANCELED.value]}}},
+        {
+            "$set": {
+                "reason": {"$cond": [upstream, Reason.UPSTREAM.value, "$reason"]},
+                "message": {"$cond": [upstream, _how_ended({"$first": "$found.unmet"}, ended), "$message"]},
+                "due_at": {"$cond": [_is(Status.PENDING), "$found.due_at", "$due_at"]},
+            }
+        },
+        {"$set": {"rank": {"$cond": [_is(Status.PENDING), _rank(), "$rank"]}}},
+        {"$unset": ["found"]},
+        *_close(),
+    ]
+
+
+def _ids_of(ended: Mapping[str, Status], status: Status) -> list[str]:
+    return [task_id for task_id, how in ended.items() if how == status]
+
+
+def _how_ended(task_id: Any, ended: Mapping[str, Status]) -> Document:
+    """`8c1d2e3f failed`."""
+    cases = [
+        {"case": {"$in": [task_id, _literal(_ids_of(ended, status))]}, "then": f" {status.value}"}
+        for status in (Status.FAILED, Status.COMPLETED)
+    ]
+    how = {"$switch": {"branches": cases, "default": f" {Status.CANCELED.value}"}}
+    return {"$concat": [{"$substrCP": [{"$toString": task_id}, 16, 8]}, how]}
+
+
 def invalid(message: str, token: str | None = None) -> Document:
     """The smallest write that ends a task whose document or result is at fault; it reads none of its fields."""
     fields: Document = {
@@ -190,7 +250,7 @@ def invalid(message: str, token: str | None = None) -> Document:
     return {
         "$set": fields,
         "$currentDate": {"ended_at": True},
-        "$unset": {"claim": "", "permits": "", "reserved": ""},
+        "$unset": {"claim": "", "permits": "", "reserved": "", "after": "", "unique_key": ""},
     }
 
 
@@ -220,33 +280,26 @@ def _reschedule(delay: Any) -> Pipeline:
                 "instance": {"$cond": [scheduled, "$$REMOVE", "$instance"]},
             }
         },
-        {
-            "$set": {
-                "rank": {
-                    "$cond": [
-                        scheduled,
-                        {
-                            "$subtract": [
-                                "$due_at",
-                                _clamped({"$multiply": [_number("$priority"), AGING_SECONDS * 1000]}),
-                            ]
-                        },
-                        "$rank",
-                    ]
-                }
-            }
-        },
+        {"$set": {"rank": {"$cond": [scheduled, _rank(), "$rank"]}}},
     ]
 
 
 def _close() -> Pipeline:
-    """What every terminal status brings: its end, when it may be forgotten, and children to be told."""
+    """What every terminal status brings: its end, when it may be forgotten, and followers to be told.
+
+    Only where somebody ever waited for it or a series goes by it: all other tasks are spared a second write.
+    """
     terminal = {"$in": ["$status", _TERMINAL]}
+    is_followed = {"$or": [{"$gt": [_number("$pokes"), 0]}, {"$eq": [{"$type": "$schedule"}, "string"]}]}
+    followed = {"$and": [terminal, is_followed]}
     return [
         {
             "$set": {
                 "ended_at": {"$cond": [terminal, {"$ifNull": ["$ended_at", "$$NOW"]}, "$ended_at"]},
-                "resolve": {"$cond": [terminal, True, "$resolve"]},
+                "resolve": {"$cond": [followed, True, "$resolve"]},
+                "pokes": {"$cond": [followed, _plus_one("$pokes"), "$pokes"]},  # a change that makes an event
+                "after": {"$cond": [terminal, "$$REMOVE", "$after"]},
+                "unique_key": {"$cond": [terminal, "$$REMOVE", "$unique_key"]},
             }
         },
         {
@@ -319,6 +372,15 @@ def _plus_one(field: str) -> Document:
 
 def _array(field: str) -> Document:
     return {"$cond": [{"$isArray": field}, field, []]}
+
+
+def _rank() -> Document:
+    """The place in the queue that due time and priority give; `due_at` must be a date."""
+    return {"$subtract": ["$due_at", _clamped({"$multiply": [_number("$priority"), AGING_SECONDS * 1000]})]}
+
+
+def _unique_until_start() -> Document:
+    return {"$eq": ["$unique.until", "pending"]}
 
 
 def _cancel_asked() -> Document:

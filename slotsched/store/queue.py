@@ -210,7 +210,10 @@ class Queue:
 
         Only by the owner, only while no start right exists.
         """
-        return self._change(task_id, token, pipelines.release())
+        try:
+            return self._change(task_id, token, pipelines.release())
+        except errors.InvalidDocument:  # its like has come since, and keeps its place
+            return self._change(task_id, token, pipelines.release(alone=False))
 
     def finish(
         self,

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 LARGEST_COUNT = 2**31 - 1  # slots, units, attempts
+LARGEST_SECONDS = 1e9  # 31 years; sums with dates stay valid
 LARGEST_SIZE = 2**53  # bytes; exact in every language that reads our JSON
 
 
@@ -54,6 +55,21 @@ class Reader:
 
     def maybe_number(self, name: str) -> float | None:
         return self.number(name) if self.has(name) else None
+
+    def seconds(self, name: str) -> float:
+        """A duration, 0 and up."""
+        value = self.number(name)
+        if not 0 <= value <= LARGEST_SECONDS:
+            raise self._bad(name, f"not a duration from 0 to {LARGEST_SECONDS:.0e} s")
+        return value
+
+    def maybe_seconds(self, name: str) -> float | None:
+        """A duration of more than 0."""
+        if not self.has(name):
+            return None
+        if self.seconds(name) == 0:
+            raise self._bad(name, "no duration")
+        return self.seconds(name)
 
     def flag(self, name: str) -> bool:
         value = self._document.get(name, False)

@@ -34,13 +34,16 @@ PENDING: dict[str, Change] = {
     "no due_at": lambda task: task.pop("due_at"),
     "due_at a text": lambda task: task.update(due_at="soon"),
     "no created_at": lambda task: task.pop("created_at"),
+    "fence NaN": lambda task: task.update(fence=math.nan),
     "attempts of texts": lambda task: task.update(attempts=["first"]),
     "max_time NaN": lambda task: task.update(max_time=math.nan),
     "max_time -1": lambda task: task.update(max_time=-1),
     "max_time 1e300": lambda task: task.update(max_time=1e300),
     "max_time a text": lambda task: task.update(max_time="1h"),
     "retry a text": lambda task: task.update(retry="always"),
-    "retry delay 1e300": lambda task: task["retry"].update(delay=-1e300, limit=3),
+    "retry delay -1": lambda task: task["retry"].update(delay=-1, limit=3),
+    "retry delay 1e300": lambda task: task["retry"].update(delay=1e300, limit=3),
+    "keep 1e300": lambda task: task.update(keep=1e300),
     "retry limit -1": lambda task: task["retry"].update(limit=-1),
     "priority a text": lambda task: task.update(priority="high"),
     "tags a number": lambda task: task.update(tags=4),
@@ -49,7 +52,6 @@ PENDING: dict[str, Change] = {
 # Wrong in what the claim itself writes: that mends it, and the task runs.
 MENDED: dict[str, Change] = {
     "attempt a text": lambda task: task.update(attempt="first"),
-    "fence NaN": lambda task: task.update(fence=math.nan),
     "attempts a number": lambda task: task.update(attempts=3),
     "progress a number": lambda task: task.update(progress=3),
 }
@@ -109,14 +111,13 @@ def tasks(fleet: Fleet, mongo_client: Mongo) -> Any:
 
 
 def test_tasks_that_cannot_be_read_fail_as_invalid_with_a_reason_and_the_others_run(fleet: Fleet, tasks: Any) -> None:
-    instance = fleet.start("sane")
     template = sound(fleet, tasks)
     bad = {what: damaged(template, change) for what, change in {**PENDING, **ELSEWHERE}.items()}
     mended = {what: damaged(template, change) for what, change in MENDED.items()}
     tasks.insert_many([*bad.values(), *mended.values(), *STRANGERS])
+    instance = fleet.start("sane")
 
     good = [fleet.client.enqueue("work").id for _ in range(5)] + [str(one["_id"]) for one in mended.values()]
-    print([what for what, one in bad.items() if fleet.witness.starts(str(one["_id"]))])
     assert [(t.id, t.message) for t in fleet.client.wait(good, 20) if t.status != "completed"] == []
     started = {mark.task for mark in fleet.witness.marks("start")}
     assert [what for what, one in bad.items() if str(one["_id"]) in started] == []
