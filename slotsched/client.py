@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from slotsched.errors import InvalidBatch, InvalidJob, NotFound, Refused, UsageError, WaitTimeout
-from slotsched.explain import Fleet, why
+from slotsched.explain import MOST_NAMED, Fleet, why
+from slotsched.fleetview import fleet_of, place_of
 from slotsched.model import TERMINAL, Job, Status, Task, TaskRequest
 from slotsched.request import build_request, refuse_unknown, user_name
 from slotsched.settings import Settings, load
@@ -128,7 +129,16 @@ class Client:
 
         found = self.job(job) if isinstance(job, str) else job
         checked = check_arguments(found.name, found.parameters, args or {})
-        return build_request(found, checked, **options)
+        return build_request(found, checked, **self._with_ids(options))
+
+    def _with_ids(self, options: dict[str, Any]) -> dict[str, Any]:
+        """The options with full ids where tasks are named in another way."""
+        after = options.get("after")
+        if isinstance(after, (Handle, str)):
+            after = [after]
+        if not isinstance(after, (list, tuple)) or not all(isinstance(task, (Handle, str)) for task in after):
+            return options
+        return options | {"after": [self._id(task) for task in after]}
 
     def enqueue(
         self,
@@ -145,12 +155,16 @@ class Client:
         key: str | None = None,
         tags: Sequence[str] = (),
         owner: str | None = None,
+        after: Sequence[Handle | str] = (),
+        when: str | None = None,
     ) -> Handle:
         """Store one task and return its handle.
 
         at: an aware time; in_: seconds or `10m`; neither: due at once. slots, memory (bytes or `512M`), max_time
         (seconds or `30m`), priority and retries replace the job's own. key: within 24 h a second task of the same
-        key is not stored, the first one's handle is returned (KeyConflict where its arguments differ).
+        key is not stored, the first one's handle is returned (KeyConflict where its arguments differ). after: tasks
+        it waits for; when all of them have ended as `when` says (`success`, the default: completed; `failure`: failed;
+        `any`) it is due, when one has ended otherwise it is canceled with the reason `upstream`.
         Raises NotFound, InvalidJob, InvalidArguments, UsageError, StoreError: then nothing was stored.
         """
         request = self.request(
@@ -166,6 +180,8 @@ class Client:
             key=key,
             tags=tags,
             owner=owner,
+            after=after,
+            when=when,
         )
         return self.submit(request)
 
@@ -292,7 +308,10 @@ class Client:
         """Delete an ended task. Raises Refused while it has not ended, NotFound."""
         task_id = self._id(task)
         if not self.store.tasks.remove([task_id]):
-            raise Refused(f"{task_id[-8:]} is {self.get(task_id).status}; only a task that has ended can be removed")
+            status = self.get(task_id).status
+            if status in TERMINAL:
+                raise Refused(f"{task_id[-8:]} stays until the tasks that wait for it were told; try again in a moment")
+            raise Refused(f"{task_id[-8:]} is {status}; only a task that has ended can be removed")
 
     def logs(self, task: Handle | str, *, follow: bool = False, attempt: int | None = None) -> Iterator[dict[str, Any]]:
         """The attempt's log lines as objects: `level`, `time` (ms), `msg` and more. attempt: None = the last one."""
@@ -328,21 +347,21 @@ class Client:
 
     # --- why ----------------------------------------------------------------------------------------
 
-    def fleet(self, jobs: Iterable[str] = ()) -> Fleet:
-        """Who could run something now. jobs: names to look at closely: their files may say `enabled = false`."""
-        catalogs = self.store.catalogs
-        published = (catalogs.newest(name) for name in dict.fromkeys(jobs))
-        switched_off = {job.name for job in published if job is not None and not job.facts.enabled}
-        return Fleet(
-            instances=self.store.instances.live(),
-            holders=catalogs.holders(),
-            disabled=frozenset(catalogs.disabled() | switched_off),
-        )
+    def fleet(self, jobs: Iterable[str] = (), pending: Sequence[Task] = ()) -> Fleet:
+        """Who could run something now. jobs, pending: what to look at closely: switches, limits."""
+        return fleet_of(self.store, jobs, pending)
 
     def why(self, task: Handle | str) -> str:
         """One sentence on why the task is where it is."""
-        found = self.get(task)
-        return why(found, self.fleet([found.job]), self.store.now())
+        return self.explain(self.get(task))
+
+    def explain(self, task: Task) -> str:
+        """The same for a task as it was read before."""
+        parents = self.store.tasks.get_many(task.after[:MOST_NAMED]) if task.after else {}
+        if task.status is not Status.PENDING:
+            return why(task, self.fleet([task.job]), self.store.now(), parents)
+        fleet = self.fleet(pending=[task])
+        return why(task, fleet, self.store.now(), place=place_of(self.store, task, fleet))
 
     @cached_property
     def owner(self) -> str:

@@ -96,10 +96,6 @@ class ProcessError(SlotschedError):
     """The base of what goes wrong while starting or ending processes."""
 
 
-class SpawnerGone(ProcessError):
-    """Raised when the spawner's socket is closed; it is respawned and the launch repeated."""
-
-
 class AlreadyRunning(ProcessError):
     """Raised when another scheduler holds the state directory."""
 

@@ -36,3 +36,15 @@ def replanned(plan: float, elapsed: float, max_time: float) -> float:
     while plan <= elapsed and plan < max_time:
         plan = max(2 * plan, MARGIN)
     return min(plan, max_time)
+
+
+def starts_in(ahead: int, at_once: int, runs: Sequence[float]) -> float | None:
+    """Seconds until the turn of a task with `ahead` others of its lane in front of it; None where nothing tells.
+
+    at_once: how many of them the fleet runs beside each other. Those that run now are taken to be half way; what other
+    lanes take is not foreseen.
+    """
+    recent = runs[:HISTORY_RUNS]
+    if not recent or at_once < 1:
+        return None
+    return sum(recent) / len(recent) * (ahead / at_once + 0.5)

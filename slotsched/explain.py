@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from slotsched.model import Capacity, Instance, Needs, Reason, Status, Task
+from slotsched.model import Capacity, Facts, Instance, Limit, Needs, Reason, Status, Task, concurrency_limit
 from slotsched.quantities import format_duration, format_size
+
+MOST_NAMED = 5  # tasks that a sentence names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,23 +21,44 @@ class Fleet:
     """What the store knows about who could run something.
 
     instances: those the store calls live. holders: job name -> ids of the instances that hold a usable copy of it.
-    broken: job name -> what is wrong with its file, by instance id.
+    broken: job name -> what is wrong with its file, by instance id. facts: of the newest copy of the jobs looked at.
+    held: permit -> id of the task that holds it. waits: seconds until a job may start again whose rate is used up.
     """
 
     instances: Sequence[Instance] = ()
     holders: Mapping[str, Collection[str]] = field(default_factory=dict)
     disabled: Collection[str] = ()
     broken: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    facts: Mapping[str, Facts] = field(default_factory=dict)
+    held: Mapping[str, str] = field(default_factory=dict)
+    waits: Mapping[str, float] = field(default_factory=dict)
 
 
-def why(task: Task, fleet: Fleet, now: dt.datetime) -> str:
-    """One sentence on where the task stands at `now` (aware, the store's clock as far as known)."""
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A pending task's place in its lane. seconds: about how long until its turn, None where nothing tells."""
+
+    ahead: int
+    seconds: float | None = None
+
+
+def why(
+    task: Task,
+    fleet: Fleet,
+    now: dt.datetime,
+    parents: Mapping[str, Task] | None = None,
+    place: Place | None = None,
+) -> str:
+    """One sentence on where the task stands at `now` (aware, the store's clock as far as known).
+
+    parents: the tasks it waits for, by id, as far as they were read. place: where it was looked up.
+    """
     if task.status is Status.PENDING:
-        return _pending(task, fleet, now)
+        return _pending(task, fleet, now, place)
     if task.status is Status.SCHEDULED:
         return _scheduled(task, now)
     if task.status is Status.WAITING:
-        return "waits for " + (", ".join(parent[-8:] for parent in task.parents) or "another task")
+        return _waiting(task, parents or {})
     if task.status is Status.RUNNING:
         return _running(task, now)
     return ended(task)
@@ -78,23 +101,76 @@ def ended(task: Task) -> str:
     return f"{task.status.value}: {cause}" if cause else task.status.value
 
 
-def _pending(task: Task, fleet: Fleet, now: dt.datetime) -> str:
+def limit_of(task: Task, facts: Facts | None) -> Limit | None:
+    """The limit of concurrency that a task comes under by the facts of its job."""
+    if facts is None:
+        return None
+    per_key = facts.concurrency_key is not None
+    return concurrency_limit(task.job, facts.concurrency, per_key=per_key, key=task.lane.key)
+
+
+def _pending(task: Task, fleet: Fleet, now: dt.datetime, place: Place | None) -> str:
     blocked = obstacle(task.job, task.needs, fleet)
     if blocked is not None:
         return blocked
+    reached = _limit_reached(task, fleet) or _rate_reached(task, fleet, now)
+    if reached is not None:
+        return reached + _placed(place)
+    lacking = _no_room(task, fleet)
+    if lacking is None:
+        behind = place is not None and place.ahead > 0
+        return ("in line" + _placed(place) if behind else "next in line") + _reserved(task, fleet, now)
+    return lacking + _placed(place) + _reserved(task, fleet, now)
+
+
+def _limit_reached(task: Task, fleet: Fleet) -> str | None:
+    """`concurrency limit 3 reached (held by 8c1d2e3f, 8c1d2e4a, 8c1d2e4b)`."""
+    limit = limit_of(task, fleet.facts.get(task.job))
+    if limit is None or not all(permit in fleet.held for permit in limit.permits):
+        return None
+    holders = [fleet.held[permit][-8:] for permit in limit.permits]
+    more = f" and {len(holders) - MOST_NAMED} more" if len(holders) > MOST_NAMED else ""
+    whose = f" for {task.concurrency_key}" if limit.scope.startswith("key:") and task.concurrency_key else ""
+    return f"concurrency limit {limit.most}{whose} reached (held by {', '.join(holders[:MOST_NAMED])}{more})"
+
+
+def _rate_reached(task: Task, fleet: Fleet, now: dt.datetime) -> str | None:
+    facts = fleet.facts.get(task.job)
+    if facts is None or facts.rate is None or task.job not in fleet.waits:
+        return None
+    start = now + dt.timedelta(seconds=fleet.waits[task.job])
+    return f"start rate {facts.rate} reached; the next start is at {local(start, now)}"
+
+
+def _no_room(task: Task, fleet: Fleet) -> str | None:
+    """What every instance that could run it has too little of now; None where one has room."""
+    needs = task.needs
     able = [
         instance
         for instance in fleet.instances
-        if instance.id in fleet.holders.get(task.job, ())
-        and not instance.draining
-        and instance.capacity.fits(task.needs)
+        if instance.id in fleet.holders.get(task.job, ()) and not instance.draining and instance.capacity.fits(needs)
     ]
-    free = max(able, key=_free)
-    if _free(free) < task.needs.slots:
-        count = "slot" if task.needs.slots == 1 else "slots"
-        most = f"(most free: {max(0, _free(free))} on {free.name})"
-        return f"no instance has {task.needs.slots} free {count} {most}" + _reserved(task, fleet, now)
-    return "next in line" + _reserved(task, fleet, now)
+    if any(_free(instance).fits(needs.on(instance.capacity)) for instance in able):
+        return None
+    most = max(able, key=lambda instance: _free(instance).slots)
+    if needs.exclusive:
+        return f"waits to be alone on a machine (least in use: {most.name}, {most.used} of {most.capacity.slots} slots)"
+    wide = [instance for instance in able if _free(instance).slots >= needs.slots]
+    if not wide:
+        count = "slot" if needs.slots == 1 else "slots"
+        return f"no instance has {needs.slots} free {count} (most free: {max(0, _free(most).slots)} on {most.name})"
+    for lack, text in _needs_in_words(replace(needs, slots=0)):
+        if not any(_free(instance).fits(lack) for instance in wide):
+            return f"waits for {text}{_most(lack, wide, free=True)}"
+    return "waits for an instance that has all it needs free at the same time"
+
+
+def _placed(place: Place | None) -> str:
+    """`; number 13 in its lane, about 5m00s`; nothing for the first one without a history."""
+    if place is None or (place.ahead == 0 and place.seconds is None):
+        return ""
+    about = "" if place.seconds is None else f", about {format_duration(place.seconds)}"
+    return f"; number {place.ahead + 1} in its lane{about}"
 
 
 def _scheduled(task: Task, now: dt.datetime) -> str:
@@ -105,6 +181,22 @@ def _scheduled(task: Task, now: dt.datetime) -> str:
         return f"not due until {due}"
     cause = _reason_in_words(last.reason, last.exit_code, last.signal) or "ended"
     return f"attempt {last.number}: {cause}; next attempt at {due}"
+
+
+def _waiting(task: Task, parents: Mapping[str, Task]) -> str:
+    """`waits for 8c1d2e3f resize (running) to complete`."""
+    missing = task.after or task.parents
+    if not missing:
+        return "waits for another task"
+    named = [_named(parent, parents.get(parent)) for parent in missing[:MOST_NAMED]]
+    more = f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
+    of = f"{len(missing)} of {len(task.parents)} tasks: " if len(task.parents) > 1 else ""
+    end = {"failure": "fail", "any": "end"}.get(task.when or "", "complete")
+    return f"waits for {of}{', '.join(named)}{more} to {end}"
+
+
+def _named(task_id: str, task: Task | None) -> str:
+    return task_id[-8:] if task is None else f"{task_id[-8:]} {task.job} ({task.status.value})"
 
 
 def _running(task: Task, now: dt.datetime) -> str:
@@ -124,8 +216,10 @@ def _reserved(task: Task, fleet: Fleet, now: dt.datetime) -> str:
     return f"; reserved on {name} from {local(hint.start, now)}" if name else ""
 
 
-def _free(instance: Instance) -> int:
-    return instance.capacity.slots - instance.used
+def _free(instance: Instance) -> Capacity:
+    if instance.free is not None:
+        return instance.free
+    return replace(instance.capacity, slots=instance.capacity.slots - instance.used)
 
 
 def _nobody_has(needs: Needs, instances: Sequence[Instance], who: str = "no instance that is up") -> str:
@@ -149,8 +243,8 @@ def _needs_in_words(needs: Needs) -> Iterable[tuple[Needs, str]]:
         yield Needs(slots=0, tags=(tag,)), f"the tag {tag}"
 
 
-def _most(lack: Needs, instances: Sequence[Instance]) -> str:
-    """` (largest: big-1, 1024)` for what can be counted, nothing for a tag."""
+def _most(lack: Needs, instances: Sequence[Instance], *, free: bool = False) -> str:
+    """` (largest: big-1, 1024)` or ` (most free: 4 on big-1)` for what can be counted, nothing for a tag."""
     if lack.tags:
         return ""
 
@@ -161,9 +255,12 @@ def _most(lack: Needs, instances: Sequence[Instance]) -> str:
             return capacity.resources.get(name, 0)
         return capacity.slots
 
-    largest = max(instances, key=lambda instance: amount(instance.capacity))
-    most = amount(largest.capacity)
-    return f" (largest: {largest.name}, {format_size(most) if lack.memory is not None else most})"
+    def there(instance: Instance) -> int:
+        return amount(_free(instance) if free else instance.capacity)
+
+    largest = max(instances, key=there)
+    most = format_size(there(largest)) if lack.memory is not None else str(there(largest))
+    return f" (most free: {most} on {largest.name})" if free else f" (largest: {largest.name}, {most})"
 
 
 def _cause(task: Task) -> str | None:

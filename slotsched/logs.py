@@ -125,13 +125,6 @@ def configure(stream: TextIO | None = None, *, pretty: bool | None = None, level
         root.addHandler(_FromLogging(logging.WARNING))
 
 
-def silence() -> None:
-    """Back to how it is before `configure`: nothing is written."""
-    global _threshold
-    _threshold = _SILENT
-    _output.stream = None
-
-
 def get_logger(name: str = "slotsched", **fields: Any) -> Logger:
     """A logger whose lines carry `name` and these fields; `bind` makes one with more. Silent until `configure`."""
     return Logger(_output, _PROCESSORS, {_NAME: name, **fields})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -33,6 +34,11 @@ def usable_memory() -> int:
     total: int = psutil.virtual_memory().total
     limits = [_read_number(path) for path in _cgroup_files("memory.max", "memory/memory.limit_in_bytes")]
     return min([total, *(limit for limit in limits if limit)])
+
+
+def nvidia_devices(devices: Path = Path("/dev")) -> int:
+    """How many NVIDIA devices there are: `nvidia0`, `nvidia1`, ..."""
+    return sum(re.fullmatch(r"nvidia[0-9]+", path.name) is not None for path in devices.glob("nvidia[0-9]*"))
 
 
 def _cgroup_cpus() -> float | None:

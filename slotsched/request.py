@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from slotsched.errors import UsageError
-from slotsched.model import WHENS, Job, TaskRequest
+from slotsched.model import WHENS, Job, TaskRequest, key_text
 from slotsched.quantities import parse_duration, parse_size
 
 OPTIONS = frozenset(
@@ -93,7 +93,17 @@ def build_request(
         parents=parents,
         when=WHENS[0] if when is None else _when(when),
         unique=facts.unique,
+        concurrency_key=_concurrency_key(job, args),
     )
+
+
+def _concurrency_key(job: Job, args: Mapping[str, Any]) -> str | None:
+    """What the task's limit of concurrency is shared by; an argument that is not given counts with its default."""
+    name = job.facts.concurrency_key
+    if name is None:
+        return None
+    default = next((item.default for item in job.parameters or () if item.name == name), None)
+    return key_text(name, args.get(name, default))
 
 
 def _whole(name: str, value: Any, *, least: int) -> int:

@@ -11,6 +11,7 @@ import difflib
 import json
 import os
 import platform
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -127,11 +128,22 @@ def _words(value: Any) -> tuple[str, ...]:
 
 def _resources(value: Any) -> dict[str, int]:
     if isinstance(value, Mapping):
-        return {str(name): _positive_int(units) for name, units in value.items()}
+        return {_resource_name(str(name)): _units(units) for name, units in value.items()}
     pairs = [word.partition("=") for word in _words(value)]
     if not all(name and equals for name, equals, _ in pairs):
         raise ValueError(f"{value!r} is not a list of name=units (gpu=2,license=1)")
-    return {name.strip(): _positive_int(units) for name, _, units in pairs}
+    return {_resource_name(name.strip()): _units(units) for name, _, units in pairs}
+
+
+def _units(value: Any) -> int:
+    """0 says that there is none of what would be found otherwise."""
+    return 0 if str(value).strip() == "0" else _positive_int(value)
+
+
+def _resource_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
+        raise ValueError(f"{name!r} is not a name (letters, digits, _ and -)")
+    return name
 
 
 def _switch(value: Any) -> bool:
@@ -184,7 +196,6 @@ FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "log_level": _one_of("trace", "debug", "info", "warn", "error"),
     "store_timeout": _duration(0.1),
 }
-SECRETS = frozenset({"mongodb_uri"})
 _PATHS = frozenset({"tls_ca", "tls_cert", "tls_key", "jobs_dir", "state_dir"})
 
 

@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from slotsched import scheduler
+from slotsched import logs, scheduler
 from slotsched.embedded import Mongod
+from slotsched.errors import EmbeddedUnavailable
 from slotsched.opening import open_store
+from slotsched.scheduler.statedir import StateDirectory
 from slotsched.settings import UP_FILE, Loaded, Settings
+
+WATCH_SECONDS = 1.0  # how often it is seen to that the embedded database lives
 
 Progress = Callable[[float, str], None]
 
 
 class Standalone:
-    """What `slotsched up` runs on. `start`, then `run`; `stop` ends what `start` began."""
+    """What `slotsched up` runs on. `lock`, `start`, then `run`; `stop` ends what `start` began."""
 
     def __init__(self, loaded: Loaded) -> None:
         self.settings = loaded.settings
         named = loaded.origins["mongodb_uri"] not in ("default", "slotsched up")
         self._mongod = None if named else Mongod(loaded.settings.state_dir / "mongod")
+        self._state = StateDirectory(loaded.settings.state_dir)
 
     @property
     def data(self) -> Path | None:
         """Where the embedded database keeps its files; None when a store was named."""
         return self._mongod.folder if self._mongod else None
+
+    def lock(self) -> None:
+        """Come first: a second `up` must not touch the database of the one that runs. Raises AlreadyRunning."""
+        self._state.lock()
 
     def start(self, progress: Progress) -> Settings:
         """Have a store that takes writes, with its indexes; the settings of everything that talks to it.
@@ -47,13 +58,30 @@ class Standalone:
 
     def run(self) -> int:
         """Run the instance until it has drained; its exit code."""
-        return scheduler.run(self.settings, hangup_drains=True)
+        with self._database_kept():
+            return scheduler.run(self.settings, hangup_drains=True, held=self._state)
 
     def stop(self) -> None:
         """End the embedded database, once nothing needs it any more."""
         if self._mongod is not None:
             self._up_file.unlink(missing_ok=True)
             self._mongod.stop()
+        self._state.unlock()
+
+    @contextmanager
+    def _database_kept(self) -> Iterator[None]:
+        """Nobody else looks after the embedded database: if it dies it is started again, on its port."""
+        if self._mongod is None:
+            yield
+            return
+        over = threading.Event()
+        keeper = threading.Thread(target=_keep, args=(self._mongod, over), name="keep-mongod", daemon=True)
+        keeper.start()
+        try:
+            yield
+        finally:
+            over.set()
+            keeper.join()
 
     @property
     def _up_file(self) -> Path:
@@ -70,3 +98,15 @@ class Standalone:
         temporary.touch(mode=0o600)
         temporary.write_text(json.dumps(found), encoding="utf-8")
         temporary.replace(self._up_file)
+
+
+def _keep(mongod: Mongod, over: threading.Event) -> None:
+    log = logs.get_logger("up")
+    while not over.wait(WATCH_SECONDS):
+        if mongod.pid is not None:
+            continue
+        log.warning("mongod ended; starting it again", log=str(mongod.folder / "mongod.log"))
+        try:
+            mongod.start()
+        except (EmbeddedUnavailable, OSError) as error:
+            log.warning("mongod does not start; trying again", why=str(error))

@@ -3,8 +3,8 @@
 A file that cannot be used disables that one job, visibly, and nothing else.
 """
 
-from slotsched.catalog.arguments import check_arguments, parse_words, placeholder, read_words
-from slotsched.catalog.check import Finding, check_folder, check_scan
+from slotsched.catalog.arguments import check_arguments, placeholder, read_words
+from slotsched.catalog.check import Finding, check_scan
 from slotsched.catalog.folder import Folder, Scan
 from slotsched.catalog.storable import refuse_unstorable
 from slotsched.catalog.template import NewJob, new_job
@@ -17,10 +17,8 @@ __all__ = [
     "NewJob",
     "Scan",
     "check_arguments",
-    "check_folder",
     "check_scan",
     "new_job",
-    "parse_words",
     "placeholder",
     "read_words",
     "refuse_unstorable",

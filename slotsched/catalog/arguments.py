@@ -46,11 +46,6 @@ class _Unfit(ValueError):
     """A value that is not what its parameter takes; the message is what it should be."""
 
 
-def parse_words(job: str, parameters: Sequence[Parameter] | None, words: Iterable[str]) -> dict[str, Any]:
-    """Arguments of `key=value` words, checked. Raises InvalidArguments."""
-    return check_arguments(job, parameters, read_words(parameters, words))
-
-
 def read_words(parameters: Sequence[Parameter] | None, words: Iterable[str]) -> dict[str, Any]:
     """The values of `key=value` words, not yet checked as a whole. Raises InvalidArguments for a malformed word."""
     known = {parameter.name: parameter for parameter in parameters or ()}

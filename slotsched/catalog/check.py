@@ -7,9 +7,8 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from slotsched.catalog.folder import Folder, Scan
+from slotsched.catalog.folder import Scan
 from slotsched.model import Job
 
 
@@ -27,13 +26,8 @@ class Finding:
         return f"{self.path}:{self.line or 1}: {'' if self.error else 'warning: '}{self.message}"
 
 
-def check_folder(path: Path) -> list[Finding]:
-    """All findings, by file and line. No file is run."""
-    return check_scan(Folder(path).scan())
-
-
 def check_scan(scan: Scan) -> list[Finding]:
-    """The same for a folder that was scanned already."""
+    """All findings, by file and line. No file is run."""
     findings = [
         Finding(job=problem.name, path=problem.path, line=problem.line, message=problem.message, error=True)
         for problem in scan.problems

@@ -12,7 +12,9 @@ from slotsched import contract
 from slotsched.catalog.storable import refuse_unstorable
 from slotsched.catalog.values import shown, suggestion
 from slotsched.errors import InvalidArguments
-from slotsched.model import UNIQUES, WHENS, Facts, RetryPolicy
+from slotsched.model import UNIQUES, WHENS, Facts, Rate, RetryPolicy
+from slotsched.model.limits import LARGEST_CONCURRENCY, LARGEST_RATE
+from slotsched.model.needs import resource_variable
 from slotsched.quantities import parse_duration, parse_size
 
 MAX_SLOTS = 2**31 - 1
@@ -20,6 +22,7 @@ MAX_PRIORITY = 1_000_000  # times 10 minutes is 19 years: far enough, and safe a
 MAX_TIME_SECONDS = 366 * 86400.0
 MAX_GRACE_SECONDS = 86400.0
 MAX_RETRIES = 1000
+MAX_MEMORY_FACTOR = 100
 RETRY_CAUSES = RetryPolicy().on
 
 Problem = tuple[tuple[str, ...], str]
@@ -100,6 +103,23 @@ def _words(value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(words))
 
 
+def _factor(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 < value <= MAX_MEMORY_FACTOR:
+        raise _bad(value, f"a number of more than 1, up to {MAX_MEMORY_FACTOR}")
+    return value
+
+
+def _rate(value: Any) -> Rate:
+    starts, slash, per = value.partition("/") if isinstance(value, str) else ("", "", "")
+    if not slash or not starts.strip().isdecimal():
+        raise _bad(value, "starts per time, such as 10/m, 100/h or 1/90s")
+    unit = per.strip()
+    return Rate(
+        starts=_whole(1, LARGEST_RATE)(int(starts)),
+        seconds=_duration(MAX_TIME_SECONDS, positive=True)(unit if unit[:1].isdigit() else f"1{unit}"),
+    )
+
+
 def _command(value: Any) -> tuple[str, ...]:
     words = _texts(value)
     if not words or not words[0]:
@@ -144,6 +164,8 @@ def _resources(value: Any) -> dict[str, int]:
     for name in table:
         if not _NAME.fullmatch(name):
             raise _bad(name, "a name (letters, digits, _ and -)")
+    if len({resource_variable(name) for name in table}) < len(table):
+        raise ValueError(f"two of {', '.join(table)} have the same variable for their units")
     return {name: _whole(1, MAX_SLOTS)(units) for name, units in table.items()}
 
 
@@ -214,6 +236,11 @@ _FACTS: dict[str, Callable[[Any], Any]] = {
     "memory": _size,
     "resources": _resources,
     "requires": _words,
+    "exclusive": _flag,
+    "memory_retry_factor": _factor,
+    "concurrency": _whole(1, LARGEST_CONCURRENCY),
+    "concurrency_key": _filled,
+    "rate": _rate,
     "env": _environment,
     "user": _filled,
     "workdir": _folder,
@@ -227,7 +254,6 @@ _FACTS: dict[str, Callable[[Any], Any]] = {
     "user_namespace": _flag,
 }
 _SCHEDULE: dict[str, Callable[[Any], Any]] = {
-    "concurrency": _whole(1, MAX_SLOTS),
     "cron": _crons,
     "every": _duration(100 * MAX_TIME_SECONDS, positive=True),
     "at": _moment,
@@ -280,3 +306,7 @@ def _contradictions(table: Mapping[str, Any]) -> Iterator[Problem]:
         yield (triggers[1],), f"{triggers[1]}: only one of {', '.join(_TRIGGERS)}, and {triggers[0]} is there already"
     if "when" in table and "after" not in table:
         yield ("when",), "when: only together with after"
+    if "concurrency_key" in table and "concurrency" not in table:
+        yield ("concurrency_key",), "concurrency_key: only together with concurrency"
+    if "memory_retry_factor" in table and "memory" not in table:
+        yield ("memory_retry_factor",), "memory_retry_factor: only together with memory"

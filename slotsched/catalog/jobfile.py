@@ -81,6 +81,7 @@ class _Reader:
         facts = self._facts(header, where, in_sidecar=in_sidecar)
         self._check_file(facts, header, where)
         parameters = self._parameters(facts, header, source, where)
+        self._check_key(facts, parameters, header, where)
         if self._problems:
             return None
         return Job(
@@ -236,6 +237,15 @@ class _Reader:
         for path, message in (*problems, *_declared_problems(declared, facts)):
             self._problem(where, header.line("tool", "slotsched", "args", *path), message)
         return declared
+
+    def _check_key(
+        self, facts: Facts, parameters: Sequence[Parameter] | None, header: Header | None, where: str
+    ) -> None:
+        key, names = facts.concurrency_key, [parameter.name for parameter in parameters or ()]
+        if header is None or key is None or parameters is None or key in names:
+            return
+        line = header.line("tool", "slotsched", "concurrency_key")
+        self._problem(where, line, f'concurrency_key: there is no argument "{key}"{suggestion(key, names)}')
 
     def _hash(self, *, with_sidecar: bool) -> str:
         """SHA-256 of the script's bytes, followed by the sidecar's."""

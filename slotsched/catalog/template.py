@@ -62,7 +62,7 @@ class NewJob:
 def new_job(name: str, language: str = "python") -> NewJob:
     """A job file of that name. language: python, shell, or command (a sidecar alone). Raises UsageError."""
     if not NAME.fullmatch(name) or any(part.startswith("_") for part in name.split("/")):
-        raise UsageError(f"{shown(name)} is not a job's name: a-z 0-9 _ - (not _ first), sub-folders with /")
+        raise UsageError(f"{shown(name)} is no job name: a-z 0-9 _ - (not _ first), sub-folders with /")
     if language not in _LANGUAGES:
         raise UsageError(f"{shown(language)} is not one of {', '.join(_LANGUAGES)}{suggestion(language, _LANGUAGES)}")
     suffix, text, executable = _LANGUAGES[language]

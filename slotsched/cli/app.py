@@ -6,119 +6,24 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from slotsched import contract
-from slotsched.cli.coercion import coerced_plainly
 from slotsched.cli.render import say
-from slotsched.cli.session import PLACE_FLAGS, SCHEDULER_FLAGS, Session
-from slotsched.errors import SlotschedError, UsageError
-
-if TYPE_CHECKING:
-    from typer._click.core import Context, Parameter  # vendored: what the methods overridden here take
-    from typer._click.formatting import HelpFormatter
+from slotsched.cli.session import Session
+from slotsched.cli.tree import build
+from slotsched.errors import SlotschedError
 
 PROGRAM = "slotsched"
 EXIT_BROKEN_PIPE = 141  # what a shell shows for a program that SIGPIPE ended
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
-
-
-class Command(TyperCommand):
-    """A command that takes the settings of `settings_flags` as flags beside its own options."""
-
-    settings_flags: tuple[str, ...] = PLACE_FLAGS
-
-    def get_params(self, ctx: Context) -> list[Parameter]:
-        return coerced_plainly(super().get_params(ctx))
-
-    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
-        own = {name for parameter in self.params for name in parameter.opts}
-        flags = {f"--{name.replace('_', '-')}": name for name in self.settings_flags}
-        rest, found = take_flags(args, {flag: name for flag, name in flags.items() if flag not in own})
-        if not ctx.resilient_parsing:
-            Session.of(ctx).flags.update(found)
-        return super().parse_args(ctx, rest)
-
-    def format_options(self, ctx: Context, formatter: HelpFormatter) -> None:
-        """Arguments, then options; without the types that typer puts behind an argument's name."""
-        sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None and parameter.param_type_name == "argument":
-                sections["Arguments"].append((record[0].partition(" <")[0], record[1]))
-            elif record is not None:
-                sections["Options"].append(record)
-        for title, records in sections.items():
-            if records:
-                with formatter.section(title):
-                    formatter.write_dl(records)
-
-
-class SchedulerCommand(Command):
-    """A command that runs a scheduler, or looks at the settings of one."""
-
-    settings_flags = PLACE_FLAGS + SCHEDULER_FLAGS
-
-
-class Group(TyperGroup):
-    """A group whose help lists its commands in sections, and whose errors are sentences."""
-
-    sections: Mapping[str, Sequence[str]] = {}
-
-    def get_params(self, ctx: Context) -> list[Parameter]:
-        return coerced_plainly(super().get_params(ctx))
-
-    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
-        if not args and not ctx.resilient_parsing:
-            say(ctx.get_help())
-            raise typer.Exit(contract.EXIT_USAGE)
-        return super().parse_args(ctx, args)
-
-    def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
-        if not self.sections:
-            super().format_commands(ctx, formatter)
-            return
-        widest = max(len(name) for name in self.commands)
-        for title, names in self.sections.items():
-            commands = [(name, self.commands[name]) for name in names]
-            rows = [(f"{name:<{widest}}", command.get_short_help_str(limit=90)) for name, command in commands]
-            with formatter.section(title):
-                formatter.write_dl(rows)
-
-
-def take_flags(args: Sequence[str], flags: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
-    """Split `--flag VALUE` and `--flag=VALUE` off the words of a command line, up to a `--`.
-
-    flags: name of the setting by flag. Returns the other words and the values by name. Raises UsageError.
-    """
-    rest: list[str] = []
-    found: dict[str, str] = {}
-    words = iter(args)
-    for word in words:
-        flag, equals, value = word.partition("=")
-        if word == "--":
-            rest += [word, *words]
-        elif flag not in flags:
-            rest.append(word)
-        elif equals:
-            found[flags[flag]] = value
-        else:
-            following = next(words, None)
-            if following is None:
-                raise UsageError(f"Option {flag} requires a value.")
-            found[flags[flag]] = following
-    return rest, found
 
 
 def run(args: Sequence[str]) -> int:
     """Run one command line; the exit code of the process."""
-    from slotsched.cli.tree import build
-
     root = build()
     if "_SLOTSCHED_COMPLETE" in os.environ:
         from slotsched.cli.completion import answer

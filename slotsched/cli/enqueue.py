@@ -49,6 +49,13 @@ def enqueue(
         str | None, typer.Option("--key", metavar="K", help="Only one task per key and 24 h; prints that one's id.")
     ] = None,
     tag: Annotated[list[str] | None, typer.Option("--tag", "-t", metavar="T", help="May be repeated.")] = None,
+    after: Annotated[
+        list[str] | None, typer.Option("--after", metavar="TASK", help="Wait for this task; may be repeated.")
+    ] = None,
+    condition: Annotated[
+        str | None,
+        typer.Option("--when", metavar="W", help="How they must end: success (completed), failure, any."),
+    ] = None,
     lines: LinesFile = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its end and exit as it did.")] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show its log and progress until its end.")] = False,
@@ -58,9 +65,11 @@ def enqueue(
 ) -> None:
     """Put a task in the queue. Off a terminal it prints the full id, nothing else.
 
+    With --after it waits until all those tasks have completed (or as --when says), and is canceled once one cannot.
+
     With --from-jsonl each line is {"job": ..., "args": {...}} and may hold at, in, slots, memory, max_time, priority,
-    retries, key, tags; with JOB given too, each line is that job's arguments. All lines are checked first: when one
-    is bad, all bad ones are listed and nothing is stored.
+    retries, key, tags, after, when; with JOB given too, each line is that job's arguments. All lines are checked
+    first: when one is bad, all bad ones are listed and nothing is stored.
     """
     session = Session.of(context)
     options = {
@@ -73,12 +82,16 @@ def enqueue(
         "retries": retries,
         "key": key,
         "tags": tag or (),
+        "after": session.resolve_all(after or ()),
+        "when": condition,
     }
     _check_combination(job, lines, at, delay, timeout, args, key, waits=wait or follow)
+    if condition is not None and not after:
+        raise UsageError("--when needs --after")
     if lines is not None:
         from slotsched.cli.bulk import enqueue_lines
 
-        common = {name: value for name, value in options.items() if value not in (None, ())}
+        common = {name: value for name, value in options.items() if value not in (None, (), [])}
         given = _given(session, job, words, args) if job else {}
         enqueue_lines(
             session, lines, job, given, common, wait=wait or follow, timeout=timeout, dry_run=dry_run, output=output
@@ -169,10 +182,18 @@ def _request_lines(job: Job, request: TaskRequest) -> list[str]:
                 ("  memory", format_size(request.needs.memory) if request.needs.memory else ""),
                 ("  max time", span(request.max_time or job.facts.max_time)),
                 ("  retries", str(request.retry.limit)),
+                ("  after", _parents(request)),
                 ("  due", due or "at once"),
             ]
         )
     )
+
+
+def _parents(request: TaskRequest) -> str:
+    """The tasks it waits for, and how they must end."""
+    if not request.parents:
+        return ""
+    return f"{', '.join(short(parent) for parent in request.parents)} ({request.when})"
 
 
 def _due(request: TaskRequest) -> str:
@@ -197,7 +218,8 @@ def _show_handle(
     elif output is Output.ID or not is_terminal(sys.stdout):
         put(handle.id)
     elif handle.existed:
-        put(f"task {short(handle.id)} is there already for key {request.key} ({handle.status.value})")
+        cause = f"for key {request.key}" if request.key else f"and the only one job {job.name} may have at a time"
+        put(f"task {short(handle.id)} is there already {cause} ({handle.status.value})")
     else:
         put(queued(handle.id, request, request.max_time or job.facts.max_time, _due(request)))
     sys.stdout.flush()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from slotsched.model import Task
 
 LAST_LINES_SECONDS = 20.0  # how long the end of a log may take to arrive after its task's end
+LONGEST_LINE = 64 * 1024  # characters that are held until their line ends; a longer line is broken
 
 
 def follow(session: Session, task_id: str, timeout: float | None) -> Task:
@@ -75,13 +76,19 @@ class _Follower:
         self._logs.append(thread)
 
     def _show_log(self, attempt: int) -> None:
-        from slotsched.loglines import parse, render
+        from slotsched.loglines import Renderer, parse
 
+        renderer, unfinished = Renderer(color=self._color), ""
         try:
             for line in self._session.client.log_lines(self._task_id, follow=True, attempt=attempt):
                 if self.over:
                     return
-                self._screen.line(render(parse(line), color=self._color))
+                unfinished += renderer.feed(parse(line))
+                if unfinished.endswith("\n") or len(unfinished) > LONGEST_LINE:
+                    self._screen.line(unfinished.removesuffix("\n"))
+                    unfinished = ""
+            if unfinished:
+                self._screen.line(unfinished)
         except SlotschedError as error:
             if not self.over:
                 self._screen.line(f"the log cannot be shown: {error}")

@@ -91,6 +91,8 @@ def _run_in(io: Path, job: Job, args: Mapping[str, Any], limit: float, settings:
 
 
 def _identity(job: Job, limit: float) -> dict[str, str]:
+    from slotsched.model.needs import resource_variable
+
     deadline = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=limit)
     return {
         contract.ENV_ID: NO_TASK,
@@ -101,9 +103,15 @@ def _identity(job: Job, limit: float) -> dict[str, str]:
         contract.ENV_SLOTS: str(job.facts.slots),
         contract.ENV_DEADLINE: deadline.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         contract.ENV_INSTANCE: "",
+        **{resource_variable(name): _first(units) for name, units in job.facts.resources.items()},
         contract.ENV_LAST_COMPLETED_AT: "",
         contract.ENV_LAST_STARTED_AT: "",
     }
+
+
+def _first(units: int) -> str:
+    """Here nobody else is asked which units are free."""
+    return ",".join(map(str, range(units)))
 
 
 class _Asked:

@@ -126,6 +126,8 @@ def _parameter(parameter: Parameter) -> str:
 
 def job_check(context: typer.Context, jobs: JobsArgument = None) -> None:
     """Check job files without running them; exits 1 on a broken one."""
+    from slotsched.catalog import check_scan
+
     session = Session.of(context)
     scan = session.client.folder.scan()
     for name in jobs or ():
@@ -137,10 +139,10 @@ def job_check(context: typer.Context, jobs: JobsArgument = None) -> None:
     for name in sorted(wanted & set(scan.jobs)):
         slots = scan.jobs[name].facts.slots
         put(f"ok  {name}  {slots} slot{'' if slots == 1 else 's'}")
-    problems = [problem for problem in scan.problems if problem.name in wanted]
-    for problem in problems:
-        put(str(problem))
-    if problems:
+    findings = [finding for finding in check_scan(scan) if finding.job in wanted]
+    for finding in findings:
+        put(str(finding))
+    if any(finding.error for finding in findings):
         raise typer.Exit(contract.EXIT_FAILED)
 
 
@@ -166,60 +168,32 @@ def _switch(context: typer.Context, jobs: Sequence[str], *, enabled: bool) -> No
         put(f"{name} {'enabled' if enabled else 'disabled'}")
 
 
-_PYTHON = '''# /// script
-# dependencies = []
-# [tool.slotsched]
-# slots = 1
-# max_time = "10m"
-# ///
-"""{title}: say what it does."""
-
-from slotsched import log, task
-
-
-def main(name: str = "world", times: int = 3) -> dict:
-    for n in range(times):
-        log.info("hello", name=name)
-        task.progress((n + 1) / times)
-    return {{"greeted": times}}
-'''
-_SHELL = """#!/bin/sh
-# /// script
-# [tool.slotsched]
-# slots = 1
-# max_time = "10m"
-# [tool.slotsched.args]
-# name = {{ type = "str", default = "world", description = "whom to greet" }}
-# ///
-set -eu
-echo "hello ${{ARG_NAME:-world}}"
-printf '{{"greeted": 1}}' > "$SLOTSCHED_TASK_RESULT"
-"""
-
-
 def job_new(
     context: typer.Context,
     job: Annotated[str, typer.Argument(metavar="NAME", help="Lower case; reports/daily goes into a sub-folder.")],
     shell: Annotated[bool, typer.Option("--shell", help="A shell script instead of Python.")] = False,
+    command: Annotated[bool, typer.Option("--command", help="A sidecar for a program that is there already.")] = False,
 ) -> None:
     """Write a small job file that runs as it is, to be changed."""
-    import re
+    from slotsched.catalog import new_job
 
+    if shell and command:
+        raise UsageError("--shell and --command exclude each other")
     session = Session.of(context)
-    if not re.fullmatch(r"[a-z0-9_-]+(/[a-z0-9_-]+)*", job) or job.rpartition("/")[2].startswith("_"):
-        raise UsageError(f'"{job}" is no job name: lower-case letters, digits, - and _, not beginning with _')
-    folder: Path = session.settings.jobs_dir
-    path = folder / f"{job}{'.sh' if shell else '.py'}"
+    new = new_job(job, "shell" if shell else "command" if command else "python")
     try:
         taken = session.client.folder.fresh(job)
-        raise Refused(f'job "{job}" exists: {taken.path}')
+        raise Refused(f'job "{job}" exists: {taken.path or "a sidecar"}')
     except NotFound:
         pass
-    path.parent.mkdir(parents=True, exist_ok=True)
-    title = job.rpartition("/")[2].replace("_", " ").replace("-", " ").capitalize()
-    with path.open("x", encoding="utf-8") as stream:
-        stream.write((_SHELL if shell else _PYTHON).format(title=title))
-    if shell:
-        path.chmod(0o755)
+    path: Path = session.settings.jobs_dir / new.path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as stream:
+            stream.write(new.text)
+        if new.executable:
+            path.chmod(0o755)
+    except OSError as error:
+        raise Refused(f"cannot write {path}: {error.strerror or error}") from None
     put(str(path))
     say(f"try it here: slotsched run {job}    on an instance: slotsched enqueue {job} --follow")

@@ -147,8 +147,9 @@ def _rows(session: Session, wanted: TaskFilter, limit: int) -> Rows:
     store = session.client.store
     found = store.tasks.find(wanted, limit=limit + 1 if limit else 0)
     tasks = found[:limit] if limit else found
-    pending = [task.job for task in tasks if task.status is Status.PENDING]
-    return Rows(tasks=tasks, fleet=session.client.fleet(pending) if pending else Fleet(), more=len(found) > len(tasks))
+    pending = [task for task in tasks if task.status is Status.PENDING]
+    fleet = session.client.fleet(pending=pending) if pending else Fleet()
+    return Rows(tasks=tasks, fleet=fleet, more=len(found) > len(tasks))
 
 
 def _show(session: Session, wanted: TaskFilter, limit: int, output: Output) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +12,7 @@ import typer
 
 from slotsched.cli.options import TaskArgument, parsed
 from slotsched.cli.phrases import say_rejoin
-from slotsched.cli.render import is_terminal, put, say, use_color
+from slotsched.cli.render import is_terminal, put, say, use_color, write
 from slotsched.cli.session import Session
 from slotsched.errors import UsageError
 
@@ -35,7 +34,9 @@ def logs(
     level: Annotated[
         str | None, typer.Option("--level", metavar="L", help="Only this level and above: debug, info, warn, error.")
     ] = None,
-    grep: Annotated[str | None, typer.Option("--grep", metavar="RE", help="Only messages this regex finds.")] = None,
+    grep: Annotated[
+        str | None, typer.Option("--grep", metavar="RE", help="Only lines in whose message or fields RE is found.")
+    ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Exactly the bytes the script wrote.")] = False,
     stream: Annotated[Stream | None, typer.Option("--stream", help="With --raw: only this stream.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The stored lines, for pino-pretty or jq.")] = False,
@@ -66,19 +67,13 @@ def _chooser(level: str | None, grep: str | None) -> Callable[[bytes], bool] | N
     """What `--level` and `--grep` let through; None for everything."""
     if level is None and grep is None:
         return None
-    from slotsched.loglines import level_number, parse
+    from slotsched.loglines import Filter, compile_pattern, level_number, parse
 
-    least = parsed("--level", level_number, level) or 0
-    try:
-        pattern = re.compile(grep or "")
-    except re.error as error:
-        raise UsageError(f"--grep: {error}: {grep}") from None
-
-    def chosen(line: bytes) -> bool:
-        found = parse(line)
-        return found.level >= least and pattern.search(found.msg) is not None
-
-    return chosen
+    wanted = Filter(
+        min_level=parsed("--level", level_number, level) or 0,
+        pattern=parsed("--grep", compile_pattern, grep),
+    )
+    return lambda line: wanted.accepts(parse(line))
 
 
 def _from_tail(
@@ -103,13 +98,17 @@ def _from_tail(
 
 
 def _write(lines: Iterable[bytes], *, as_json: bool, at_once: bool) -> None:
-    from slotsched.loglines import parse, render
+    from slotsched.loglines import Renderer, parse
 
-    color = use_color(sys.stdout)
+    renderer = Renderer(color=use_color(sys.stdout))
     for line in lines:
-        put(line.decode("utf-8", "replace").rstrip("\n") if as_json else render(parse(line), color=color))
+        if as_json:
+            put(line.decode("utf-8", "replace").rstrip("\n"))
+        else:
+            write(renderer.feed(parse(line)))
         if at_once:
             sys.stdout.flush()
+    write(renderer.end())
 
 
 def _write_raw(lines: Iterable[bytes], stream: Stream | None, *, at_once: bool) -> None:

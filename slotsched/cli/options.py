@@ -44,6 +44,7 @@ SinceOption = Annotated[
 UntilOption = Annotated[
     str | None, typer.Option("--until", metavar="T", help="Only enqueued before this time, or longer ago than this.")
 ]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 LimitOption = Annotated[int, typer.Option("--limit", "-n", min=0, metavar="N", help="At most N rows; 0: all.")]
 LinesFile = Annotated[Path | None, typer.Option("--from-jsonl", metavar="FILE|-", help="One task a line.")]
 
@@ -54,7 +55,7 @@ def parsed(name: str, parse: Callable[[str], Any], text: str | None) -> Any:
         return None
     try:
         return parse(text)
-    except ValueError as error:
+    except (ValueError, UsageError) as error:
         raise UsageError(f"{name}: {error}") from None
 
 

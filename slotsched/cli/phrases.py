@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from slotsched import contract
-from slotsched.cli.render import STATUS_COLORS, paint, say
+from slotsched.cli.render import STATUS_COLORS, is_terminal, paint, say
 from slotsched.cli.session import now
 from slotsched.cli.text import compact, plain, short, span
+from slotsched.errors import UsageError
 
 if TYPE_CHECKING:
     from slotsched.model import Task, TaskRequest
@@ -17,9 +19,13 @@ if TYPE_CHECKING:
 def queued(task_id: str, request: TaskRequest, max_time: float, due: str) -> str:
     """`task 8c1d2e3f queued  resize  4 slots  max 30m`. due: in words, empty for at once."""
     slots = request.needs.slots
+    state = f"scheduled for {due}" if due else "queued"
+    if request.parents:
+        first, *others = request.parents
+        state = f"waits for {short(first)}" + (f" and {len(others)} more" if others else "")
     return "  ".join(
         [
-            f"task {short(task_id)} {f'scheduled for {due}' if due else 'queued'}",
+            f"task {short(task_id)} {state}",
             request.job,
             f"{slots} slot{'' if slots == 1 else 's'}",
             f"max {span(max_time)}",
@@ -46,6 +52,18 @@ def worst(tasks: Iterable[Task]) -> int:
     if Status.FAILED in found:
         return contract.EXIT_FAILED
     return contract.EXIT_CANCELED if Status.CANCELED in found else contract.EXIT_OK
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Go on only if a person says so, or `--yes` did. Raises UsageError where nobody can be asked."""
+    import typer
+
+    if yes:
+        return
+    if not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
+        raise UsageError(f"{question} Nobody can be asked here; add --yes")
+    if not typer.confirm(question, err=True):
+        raise typer.Exit(contract.EXIT_FAILED)
 
 
 def say_rejoin(ids: Sequence[str], *, how: str) -> None:

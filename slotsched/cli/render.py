@@ -195,8 +195,13 @@ def pairs(items: Iterable[tuple[str, str]]) -> Iterator[str]:
 
 
 def put(text: str) -> None:
-    """One line of the answer. A lone surrogate of a file name is shown, not fatal."""
-    sys.stdout.write(_printable(text, sys.stdout) + "\n")
+    """One line of the answer."""
+    write(text + "\n")
+
+
+def write(text: str) -> None:
+    """A part of the answer. What the terminal's encoding lacks is shown as an escape, not fatal."""
+    sys.stdout.write(_printable(text, sys.stdout))
 
 
 def put_lines(lines: Iterable[str]) -> None:

@@ -38,6 +38,7 @@ def up(
     from slotsched.standalone import Standalone
 
     everything = Standalone(session.loaded)
+    everything.lock()
     try:
         with bar_until_done() as progress:
             settings = everything.start(progress)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-import sys
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slotsched.cli.render import is_terminal, say
+from slotsched.cli.render import say
 from slotsched.errors import NotFound
 
 if TYPE_CHECKING:
@@ -117,11 +116,6 @@ class Session:
             temporary.replace(path)
         except OSError as error:
             say(f"warning: {LAST} is not kept: {error}", color="yellow")
-
-    @property
-    def interactive(self) -> bool:
-        """Whether a person reads both the answer and what is said beside it."""
-        return is_terminal(sys.stdout) and is_terminal(sys.stderr)
 
 
 def now() -> dt.datetime:

@@ -18,10 +18,11 @@ from slotsched.cli.options import (
     TaskArgument,
     TasksArgument,
     TimeoutOption,
+    YesOption,
     duration,
     since,
 )
-from slotsched.cli.phrases import ending, say_rejoin, worst
+from slotsched.cli.phrases import confirm, ending, say_rejoin, worst
 from slotsched.cli.render import Output, is_terminal, pairs, put, say, show_object, use_color
 from slotsched.cli.session import Session, now
 from slotsched.cli.text import ago, compact, moment, plain, short, span
@@ -120,10 +121,12 @@ def retry(
     job: JobOption = None,
     owner: OwnerOption = None,
     tag: TagOption = None,
+    yes: YesOption = False,
 ) -> None:
     """Run ended tasks again, as new tasks.
 
-    They have the same job, arguments and needs, and retry_of; the old ones stay as they are.
+    They have the same job, arguments and needs, and retry_of; the old ones stay as they are. With --failed it says how
+    many there are and asks, unless --yes is given; those that somebody has run again already are left out.
     """
     session = Session.of(context)
     if failed == bool(tasks):
@@ -135,10 +138,27 @@ def retry(
         return
     if after is None:
         raise UsageError("--failed needs --since, such as --since 1h")
+    _retry_failed(session, after, job, owner, tag, yes=yes)
+
+
+def _retry_failed(
+    session: Session, after: str, job: list[str] | None, owner: str | None, tag: list[str] | None, *, yes: bool
+) -> None:
     found = _failed(session, after, job, owner, tag)
-    for task in reversed(found):
-        put(_retried(session, task.id, session.client.retry(task.id)))
-    say(f"{len(found)} failed task{'' if len(found) == 1 else 's'} of the time since {moment(since('--since', after))}")
+    tasks = f"{len(found)} failed task{'' if len(found) == 1 else 's'}"
+    period = f"since {moment(since('--since', after))}"
+    if not found:
+        say(f"no failed task {period} that was not run again")
+        return
+    confirm(f"Run {tasks} {period} again?", yes=yes)
+    again = session.client.store.tasks.retry_many((task.id for task in reversed(found)), session.client.owner)
+    for old, new in again.items():
+        put(_line(old, new.id))
+    if again:
+        session.remember(list(again.values())[-1].id)
+    if len(again) < len(found):
+        say(f"{len(found) - len(again)} of the {tasks} cannot be run again")
+    say(f"{len(again)} of {tasks} {period} run again")
 
 
 def _failed(
@@ -166,9 +186,11 @@ def _failed(
 
 def _retried(session: Session, old: str, handle: Handle) -> str:
     session.remember(handle.id)
-    if not is_terminal(sys.stdout):
-        return handle.id
-    return f"task {short(handle.id)} queued, again what {short(old)} did"
+    return _line(old, handle.id)
+
+
+def _line(old: str, new: str) -> str:
+    return f"task {short(new)} queued, again what {short(old)} did" if is_terminal(sys.stdout) else new
 
 
 def why(context: typer.Context, task: TaskArgument) -> None:
@@ -186,14 +208,13 @@ def task_show(context: typer.Context, task: TaskArgument, output: OutputOption =
 
 def _description(session: Session, task: Task) -> Iterator[str]:
     from slotsched.cli.columns import progress, ran, waited
-    from slotsched.explain import why as explain
     from slotsched.quantities import format_size
 
     moment_now = now()
     needs = task.needs
     resources = ", ".join(f"{units} {name}" for name, units in sorted(needs.resources.items()))
     holds = [f"{needs.slots} slots", format_size(needs.memory) if needs.memory else "", resources, *needs.tags]
-    sentence = explain(task, session.client.fleet([task.job]), session.client.store.now())
+    sentence = session.client.explain(task)
     yield from pairs(
         [
             ("Id", task.id),
@@ -211,6 +232,7 @@ def _description(session: Session, task: Task) -> Iterator[str]:
             ("Instance", task.instance.name if task.instance else ""),
             ("Progress", plain(progress(task.progress)) if task.progress else ""),
             ("Result", compact(task.result) if task.result is not None else ""),
+            ("Parents", _parents(task)),
             ("Trigger", task.trigger if task.trigger != "manual" else ""),
             ("Tags", ", ".join(task.tags)),
             ("Key", plain(task.key or "")),
@@ -219,6 +241,17 @@ def _description(session: Session, task: Task) -> Iterator[str]:
             ("Attempts", "\n".join(_attempt(attempt) for attempt in task.attempts)),
         ]
     )
+
+
+def _parents(task: Task) -> str:
+    """The tasks it waits for or waited for, and how they had to end."""
+    from slotsched.explain import MOST_NAMED
+
+    if not task.parents:
+        return ""
+    named = ", ".join(short(parent) for parent in task.parents[:MOST_NAMED])
+    more = f" and {len(task.parents) - MOST_NAMED} more" if len(task.parents) > MOST_NAMED else ""
+    return f"{named}{more} ({task.when or 'success'})"
 
 
 def _shown(value: Any) -> str:

@@ -23,7 +23,7 @@ from slotsched.cli import (
     serve,
     tasks,
 )
-from slotsched.cli.app import CONTEXT, Command, Group, SchedulerCommand
+from slotsched.cli.base import CONTEXT, Command, Group, SchedulerCommand
 from slotsched.cli.render import put
 from slotsched.cli.session import Session
 

@@ -2,7 +2,19 @@
 
 from slotsched.model.instance import Instance
 from slotsched.model.job import Broken, Facts, Job, Parameter, job_from_document, job_to_document
+from slotsched.model.limits import Limit, Rate, concurrency_limit, key_digest, key_text
 from slotsched.model.needs import Capacity, Lane, Needs
+from slotsched.model.notify import NOTIFY_ON, read_notify
+from slotsched.model.schedule import (
+    CatchUp,
+    Counters,
+    Overlap,
+    Overrides,
+    Schedule,
+    ScheduleStatus,
+    SeriesMemory,
+    Source,
+)
 from slotsched.model.task import (
     OPEN,
     TERMINAL,
@@ -23,6 +35,7 @@ from slotsched.model.task import (
 )
 
 __all__ = [
+    "NOTIFY_ON",
     "OPEN",
     "TERMINAL",
     "UNIQUES",
@@ -31,22 +44,36 @@ __all__ = [
     "Broken",
     "Cancel",
     "Capacity",
+    "CatchUp",
+    "Counters",
     "Facts",
     "Instance",
     "InstanceRef",
     "Job",
     "Lane",
+    "Limit",
     "LogRef",
     "Needs",
     "Outcome",
+    "Overlap",
+    "Overrides",
     "Parameter",
     "Progress",
+    "Rate",
     "Reason",
     "Reservation",
     "RetryPolicy",
+    "Schedule",
+    "ScheduleStatus",
+    "SeriesMemory",
+    "Source",
     "Status",
     "Task",
     "TaskRequest",
+    "concurrency_limit",
     "job_from_document",
     "job_to_document",
+    "key_digest",
+    "key_text",
+    "read_notify",
 ]

@@ -15,6 +15,7 @@ class Instance:
     """One scheduler on one state directory. `id` lives through restarts within one boot.
 
     lease, grace: seconds; used: slots held by `running` tasks; nonce: the newest one acknowledged by the store.
+    free: what was left at the last renewal, None before the first.
     """
 
     id: str
@@ -35,4 +36,5 @@ class Instance:
     renewed_at: dt.datetime
     version: str
     containment: Mapping[str, Any] = field(default_factory=dict)
+    free: Capacity | None = None
     slots_wanted: int | None = None  # `instance slots NAME N`: what the instance should offer from now on

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from slotsched.model.limits import Rate
 from slotsched.model.needs import Needs
 from slotsched.model.task import RetryPolicy
 
@@ -39,6 +40,11 @@ class Facts:
     memory: int | None = None
     resources: Mapping[str, int] = field(default_factory=dict)
     requires: tuple[str, ...] = ()
+    exclusive: bool = False
+    concurrency: int | None = None  # how many tasks of the job run at once in the whole fleet,
+    concurrency_key: str | None = None  # or how many with the same value of this argument
+    rate: Rate | None = None
+    memory_retry_factor: float | None = None  # what a retry after reason memory has the memory need multiplied by
     max_time: float = 3600.0
     grace: float = 10.0
     priority: float = 0
@@ -59,7 +65,13 @@ class Facts:
 
     @property
     def needs(self) -> Needs:
-        return Needs(slots=self.slots, memory=self.memory, resources=self.resources, tags=self.requires)
+        return Needs(
+            slots=self.slots,
+            memory=self.memory,
+            resources=self.resources,
+            tags=self.requires,
+            exclusive=self.exclusive,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +132,8 @@ def job_from_document(document: Mapping[str, Any]) -> Job | Broken:
 def _facts(document: Mapping[str, Any]) -> Facts:
     values = _known(Facts, document)
     values["retry"] = RetryPolicy(**_tuples(_known(RetryPolicy, document["retry"]), "on"))
+    if values.get("rate") is not None:
+        values["rate"] = Rate(**_known(Rate, values["rate"]))
     return Facts(**_tuples(values, "requires", "command", "tags", "dependencies"))
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from typing import Any
 
-from slotsched.model.needs import Needs
+from slotsched.model.limits import key_digest
+from slotsched.model.needs import Lane, Needs
 
 
 class Status(StrEnum):
@@ -178,6 +179,11 @@ class Task:
     cancel: Cancel | None = None
     reserved: Reservation | None = None
     unique: str | None = None
+    concurrency_key: str | None = None
+
+    @property
+    def lane(self) -> Lane:
+        return Lane(job=self.job, needs=self.needs, key=key_digest(self.concurrency_key))
 
     @property
     def last_attempt(self) -> Attempt | None:
@@ -198,6 +204,7 @@ class TaskRequest:
     completed, `failure`: failed, `any`), and canceled as soon as one of them has ended otherwise.
     unique: `pending` or `running`: where the job has a task with the same arguments that has not started or has not
     ended, respectively, that one stands for this request.
+    concurrency_key: what its limit of concurrency is shared by, `customer=acme`; None: the job.
     """
 
     job: str
@@ -218,6 +225,11 @@ class TaskRequest:
     parents: tuple[str, ...] = ()
     when: str = "success"
     unique: str | None = None
+    concurrency_key: str | None = None
+
+    @property
+    def lane(self) -> Lane:
+        return Lane(job=self.job, needs=self.needs, key=key_digest(self.concurrency_key))
 
 
 def jsonable(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 croniter expands the fields and does nothing else here, because its stepping cannot be used:
 - it fires fixed hours twice when clocks go back, and once too often when they are put forward (`0 */2`, `* 2`);
-- a step takes it 50 to 120 us, a new iterator 150 to 240 us; ours takes about 3, and a due schedule needs one.
+- a step takes it 50 to 120 us, a new iterator 150 to 240 us; ours takes 3 to 7, and a due schedule needs one.
 
 Of its parser, version 7 reads `5-5` as the whole field and counts wrongly in `50-10/7`, so what gets here has been
 checked and such ranges written out (see `grammar`). It is imported on first use: it takes 40 ms, and most commands see

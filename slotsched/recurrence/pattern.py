@@ -9,6 +9,7 @@ from __future__ import annotations
 import calendar
 import datetime as dt
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from slotsched.recurrence.zones import DAY_SECONDS, FIRST_YEAR, LAST_YEAR
 
@@ -28,6 +29,10 @@ def _lowest(bits: int) -> int:
 
 def _highest(bits: int) -> int:
     return bits.bit_length() - 1
+
+
+# (weekday of the first, number of days) of a month.
+_kind = lru_cache(maxsize=12 * _SAME_CALENDAR_YEARS)(calendar.monthrange)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +133,7 @@ class Pattern:
         """The mask of the fitting days. There are only 28 kinds of months, so each is worked out once."""
         if not self.months >> month & 1:
             return 0
-        kind = calendar.monthrange(year, month)
+        kind = _kind(year, month)
         if kind not in self._months_seen:
             self._months_seen[kind] = self.day_rule.of_month(*kind)
         return self._months_seen[kind]

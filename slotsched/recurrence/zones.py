@@ -62,10 +62,10 @@ class Zone:
         recent = self._recent  # most questions are about now
         if recent is not None and recent.start <= moment < recent.end:
             return recent
-        year = from_seconds(moment).year
-        if not FIRST_YEAR <= year <= LAST_YEAR:
+        if not _FIRST_MOMENT <= moment < _END_OF_TIME:
             return None
-        self._recent = next(stretch for stretch in _stretches(self, year) if moment < stretch.end)
+        stretches = _stretches(self, from_seconds(moment).year)
+        self._recent = next(stretch for stretch in stretches if moment < stretch.end)
         return self._recent
 
     def changes(self, after: int, until: int) -> list[Change]:
@@ -133,6 +133,10 @@ def _halve(zone: Zone, before: int, after: int, offset: int) -> int:
 
 def _begin(year: int) -> int:
     return (dt.datetime(year, 1, 1, tzinfo=dt.UTC) - EPOCH).days * DAY_SECONDS
+
+
+_FIRST_MOMENT = _begin(FIRST_YEAR)
+_END_OF_TIME = _begin(LAST_YEAR + 1)
 
 
 @lru_cache(maxsize=1024)

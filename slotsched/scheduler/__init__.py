@@ -9,7 +9,7 @@ from slotsched import logs
 from slotsched.catalog import Folder
 from slotsched.clock import SystemClock
 from slotsched.ledger import Ledger
-from slotsched.machine import boot_id, usable_cpus, usable_memory
+from slotsched.machine import boot_id, nvidia_devices, usable_cpus, usable_memory
 from slotsched.model import Capacity
 from slotsched.opening import open_log_store, open_store
 from slotsched.process import DeadlineFile, Launcher
@@ -24,18 +24,22 @@ from slotsched.store import Store
 STORE_TIMEOUT_SHARE = 1 / 6  # of the lease: a call that hangs must not freeze the loop for long
 
 
-def run(settings: Settings, *, once: bool = False, hangup_drains: bool = False) -> int:
+def run(
+    settings: Settings, *, once: bool = False, hangup_drains: bool = False, held: StateDirectory | None = None
+) -> int:
     """Run an instance in the foreground until it has drained; returns the exit code.
 
     once: end when nothing is due any more. hangup_drains: SIGHUP means that the terminal was closed, not an upgrade.
+    held: the state directory, where the caller has locked it already and unlocks it.
 
     Raises AlreadyRunning when the state directory is in use, and StoreUnsuitable when the store answers but cannot be
     used. A store that does not answer is waited for.
     """
     logs.configure(level=settings.log_level)
     log = logs.get_logger(instance=settings.name)
-    state = StateDirectory(settings.state_dir)
-    state.lock()
+    state = held or StateDirectory(settings.state_dir)
+    if held is None:
+        state.lock()
     store = open_store(settings, timeout=min(settings.store_timeout, settings.lease * STORE_TIMEOUT_SHARE))
     engine = assemble(settings, state, store, log)
     limits = raise_open_files()  # after the launcher has noted what scripts are to get
@@ -45,16 +49,18 @@ def run(settings: Settings, *, once: bool = False, hangup_drains: bool = False) 
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         replace_program(engine.inbox)
     store.close()
-    state.unlock()
+    if held is None:
+        state.unlock()
     return 0
 
 
 def capacity_of(settings: Settings) -> Capacity:
     """What this instance offers: settings first, else what this process may use of the machine."""
+    resources = {"gpu": nvidia_devices(), **settings.resources}
     return Capacity(
         slots=settings.slots or usable_cpus(),
         memory=settings.memory or usable_memory(),
-        resources=settings.resources,
+        resources={name: units for name, units in resources.items() if units},
         tags=settings.tags,
     )
 

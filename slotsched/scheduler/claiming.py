@@ -6,18 +6,20 @@ import contextlib
 import datetime as dt
 import random
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from slotsched.choose import STEAL_SECONDS, Candidate, Hold, Running, choose
 from slotsched.estimate import HISTORY_RUNS, planned, replanned
-from slotsched.model import Capacity, Lane, Reservation, Task
+from slotsched.model import Capacity, Lane, Needs, Reservation, SeriesMemory, Task
 from slotsched.scheduler.engine import FREE_BYTES_FLOOR, Engine
+from slotsched.scheduler.limiting import Limiter
 from slotsched.scheduler.starting import Starter
 from slotsched.store import Waiting
 
 WINDOW = 100  # candidates that fit now
 SAMPLE_MINIMUM = 10
 BLOCKED_WINDOW = 16  # candidates that fit the machine but not what is free
+WINDOW_READS = 8  # until a window is full although limits keep tasks out of it
 HISTORY_SECONDS = 60.0  # how long a job's run times are believed before they are read again
 
 
@@ -28,6 +30,8 @@ class Claimer:
         self._engine = engine
         self._starter = starter
         self._lanes: dict[str, Lane] = {}
+        self._asks: dict[str, Needs] = {}  # by lane: what its tasks would hold here
+        self.limiter = Limiter(engine)
         self._history: dict[str, tuple[float, list[float]]] = {}
         self._reserved: Hold | None = None
         self._reserved_until = 0.0
@@ -49,13 +53,14 @@ class Claimer:
         if not self._may_claim():
             return 0
         engine.store.queue.promote()
-        candidates = self._candidates()
-        if not candidates:
+        window = self._window()
+        if not window:
             self._reserve(None)
             return 0
-        wanted, hold = self._choose(candidates)
+        wanted, hold = self._choose([self._candidate(waiting) for waiting in window])
         self._reserve(hold)
-        won = self._claim(wanted, {candidate.id: candidate for candidate in candidates}) if wanted else 0
+        lanes = {waiting.id: self._lanes[waiting.lane] for waiting in window}
+        won = self._claim([(task_id, lanes[task_id]) for task_id in wanted])
         self.more = bool(wanted)  # also when others were faster: there may be more behind what they took
         return won
 
@@ -84,37 +89,63 @@ class Claimer:
             return False
         return True
 
-    def _candidates(self) -> list[Candidate]:
+    def _window(self) -> list[Waiting]:
         """Due tasks of the lanes this instance can serve, in rank order: those that fit now, and a few that do not."""
         engine = self._engine
         free, capacity = engine.ledger.free, engine.ledger.capacity
         fitting, blocked = self._serve(free, capacity)
         queue = engine.store.queue
-        now = queue.candidates(fitting, WINDOW) if fitting else []
-        later = queue.blocked(blocked, BLOCKED_WINDOW) if blocked else []
+        now = self._admitted(queue.candidates, fitting, WINDOW)
+        later = self._admitted(queue.blocked, blocked, BLOCKED_WINDOW)
         if len(engine.live) > 1:
             now = _sample(now, max(SAMPLE_MINIMUM, 2 * free.slots))
         merged = sorted([*now, *later], key=lambda waiting: (waiting.rank, waiting.id))
-        return [self._candidate(waiting) for waiting in merged]
+        admission = self.limiter.admission()
+        return [waiting for waiting in merged if admission.admit(self._lanes[waiting.lane])]
+
+    def _admitted(self, read: Callable[..., list[Waiting]], lanes: list[str], size: int) -> list[Waiting]:
+        """The first `size` tasks of these lanes, no more under one limit than it leaves.
+
+        A limit with little left and thousands of tasks behind it must not fill the window: once it has what it leaves,
+        the others' lanes are read on alone.
+        """
+        admission = self.limiter.admission()
+        seen: set[str] = set()
+        found: list[Waiting] = []
+        rank: dt.datetime | None = None
+        for _ in range(WINDOW_READS):
+            if not lanes:
+                break
+            batch = read(lanes, size, rank_from=rank)
+            new = [waiting for waiting in batch if waiting.id not in seen]
+            seen.update(waiting.id for waiting in new)
+            admitted = [waiting for waiting in new if admission.admit(self._lanes[waiting.lane])]
+            found += admitted
+            if len(batch) < size or len(admitted) == len(new) or len(found) >= size:
+                break
+            lanes = [lane for lane in lanes if admission.open(self._lanes[lane])]
+            rank = batch[-1].rank
+        return found
 
     def _serve(self, free: Capacity, capacity: Capacity) -> tuple[list[str], list[str]]:
         """The lanes whose tasks fit what is free, and those that only fit the whole machine."""
-        engine = self._engine
+        known = {text: lane for text, lane in self._lanes.items() if self._enabled(lane.job)}
+        self._asks = {text: lane.needs.on(capacity) for text, lane in known.items()}
+        served = {text: lane for text, lane in known.items() if capacity.fits(self._asks[text])}
+        self.limiter.refresh(served.values())
         fitting: list[str] = []
         blocked: list[str] = []
-        for text, lane in self._lanes.items():
-            if lane.job not in engine.scan.jobs or lane.job in engine.disabled_jobs:
-                continue
-            if not engine.scan.jobs[lane.job].facts.enabled:
-                continue
-            if free.fits(lane.needs):
-                fitting.append(text)
-            elif capacity.fits(lane.needs):
-                blocked.append(text)
+        for text, lane in served.items():
+            if not self.limiter.reached(lane):
+                (fitting if free.fits(self._asks[text]) else blocked).append(text)
         return fitting, blocked
 
+    def _enabled(self, job: str) -> bool:
+        engine = self._engine
+        return job in engine.scan.jobs and job not in engine.disabled_jobs and engine.scan.jobs[job].facts.enabled
+
     def _candidate(self, waiting: Waiting) -> Candidate:
-        lane = self._lanes[waiting.lane]  # shared, so that choose() translates its needs once
+        lane = self._lanes[waiting.lane]
         limit = waiting.max_time or self._engine.scan.jobs[lane.job].facts.max_time
         held = waiting.reserved
         if held is not None and (
@@ -123,7 +154,7 @@ class Claimer:
             held = None  # a promise of somebody who is gone, or too old to be kept
         return Candidate(
             id=waiting.id,
-            needs=lane.needs,
+            needs=self._asks[waiting.lane],  # shared, so that choose() translates them once
             planned=self._planned(lane.job, limit),
             limit=limit,
             due=(waiting.due_at or waiting.rank).timestamp(),
@@ -148,7 +179,7 @@ class Claimer:
         to_server = now - engine.now()
         running = [
             Running(
-                needs=run.record.needs,
+                needs=run.record.needs.on(engine.ledger.capacity),
                 planned_end=run.launched
                 + to_server
                 + replanned(run.planned, engine.now() - run.launched, run.record.max_time),
@@ -181,23 +212,40 @@ class Claimer:
 
     # --- the claim -----------------------------------------------------------------------------------
 
-    def _claim(self, wanted: list[str], candidates: dict[str, Candidate]) -> int:
+    def _claim(self, wanted: Sequence[tuple[str, Lane]]) -> int:
+        """Claim tasks (id, lane): those without a limit in one write for all, the others one by one."""
+        limited = [(task_id, lane) for task_id, lane in wanted if self.limiter.scopes(lane)]
+        free = [(task_id, lane) for task_id, lane in wanted if not self.limiter.scopes(lane)]
+        won = self._send(free, self._claim_free) if free else 0
+        return won + (self._send(limited, self.limiter.claim) if limited else 0)
+
+    def _claim_free(self, wanted: Sequence[tuple[str, Lane]], token: str) -> list[Task]:
+        return self._engine.store.queue.claim([task_id for task_id, _ in wanted], token, self._engine.ref)
+
+    def _send(
+        self, wanted: Sequence[tuple[str, Lane]], claim: Callable[[Sequence[tuple[str, Lane]], str], list[Task]]
+    ) -> int:
         """Hold the slots, send one claim with a fresh token, and start what the store shows as won."""
         engine = self._engine
         token = secrets.token_hex(12)
-        holders = {f"{token}/{task_id}": candidates[task_id].needs for task_id in wanted}
+        holders = {f"{token}/{task_id}": lane.needs for task_id, lane in wanted}
         for holder, needs in holders.items():
             engine.ledger.take(holder, needs)
         engine.unsettled[token] = list(holders)
-        tasks = engine.store.queue.claim(wanted, token, engine.ref)
+        tasks = claim(wanted, token)
         self._won(token, tasks)
+        self.limiter.settle(token, tasks)
         return len(tasks)
 
     def _won(self, token: str, tasks: list[Task]) -> None:
         """The store has told which of the token's tasks are ours: give back what was held for the others."""
+        series = {task.schedule for task in tasks if task.schedule is not None}
+        # Before anything is given back: without an answer here, the claim is one whose fate is to be settled.
+        memories = self._engine.store.schedules.memories(series) if series else {}
         self._give_back(token)
         for task in sorted(tasks, key=lambda task: (task.due_at, task.id)):
-            self._starter.start(task, token, history=self._history.get(task.job, (0.0, []))[1])
+            history = self._history.get(task.job, (0.0, []))[1]
+            self._starter.start(task, token, history=history, memory=memories.get(task.schedule or "", SeriesMemory()))
 
     def _give_back(self, token: str) -> None:
         for holder in self._engine.unsettled.pop(token):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from slotsched import contract
 from slotsched.errors import InvalidDocument
 from slotsched.execution import read_progress, read_result, read_state_out
 from slotsched.machine import boot_id
-from slotsched.model import Outcome, Reason, RetryPolicy
+from slotsched.model import Capacity, Lane, Outcome, Reason, RetryPolicy
 from slotsched.process import Ending, abandoned_ending, forbid_start, read_ending, sweep_tree
 from slotsched.scheduler.engine import Engine
-from slotsched.scheduler.run import Run
+from slotsched.scheduler.run import Run, RunRecord
 
 _CAUSES = {
     "signal": Reason.SIGNAL,
@@ -75,7 +76,13 @@ class Finisher:
         if not run.disowned:
             try:
                 status = engine.store.queue.finish(
-                    record.task_id, record.token, outcome, hash=record.hash, log=log, retry_in=retry_in
+                    record.task_id,
+                    record.token,
+                    outcome,
+                    hash=record.hash,
+                    log=log,
+                    retry_in=retry_in,
+                    lane=None if retry_in is None else retry_lane(record, outcome, engine.capacities),
                 )
             except InvalidDocument as error:
                 # Repeating cannot help: record the end without what the server refuses (a result too large).
@@ -116,6 +123,24 @@ def _reason(ending: Ending) -> Reason:
     if ending.cause == "exit":
         return Reason.CANCELED_BY_JOB if ending.exit_code == contract.SCRIPT_CANCELED else Reason.EXIT
     return _CAUSES[ending.cause]
+
+
+def retry_lane(record: RunRecord, outcome: Outcome, capacities: Sequence[Capacity]) -> Lane | None:
+    """Where the retry waits if it asks for more memory than this attempt had; None: where the task was before.
+
+    capacities: of the instances that are up. The largest of those that have the other needs is the bound: a task that
+    asked for more would never start again.
+    """
+    needs, factor = record.needs, record.memory_retry_factor
+    if outcome.reason is not Reason.MEMORY or needs.memory is None or factor is None:
+        return None
+    others = replace(needs, memory=None)
+    largest = max((one.memory for one in capacities if one.memory is not None and one.fits(others)), default=None)
+    wanted = math.ceil(needs.memory * factor)
+    memory = wanted if largest is None else min(wanted, largest)
+    if memory <= needs.memory:
+        return None
+    return Lane(job=record.job, needs=replace(needs, memory=memory), key=record.lane_key)
 
 
 def retry_delay(

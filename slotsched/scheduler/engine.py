@@ -12,7 +12,7 @@ from slotsched.archive import Archive
 from slotsched.catalog import Folder, Scan
 from slotsched.clock import Clock
 from slotsched.ledger import Ledger
-from slotsched.model import InstanceRef
+from slotsched.model import Capacity, InstanceRef
 from slotsched.process import DeadlineFile, Launcher
 from slotsched.scheduler.inbox import Inbox
 from slotsched.scheduler.run import Roster, Run
@@ -67,11 +67,13 @@ class Engine:
     paused: bool = False  # asked by `instance drain`: claims nothing, lives on
     fenced: bool = False  # declared dead by others, not yet registered anew
     live: frozenset[str] = frozenset()  # ids of the instances that seem alive, this one included
+    capacities: tuple[Capacity, ...] = ()  # of those
     disabled_jobs: frozenset[str] = frozenset()
     # Read by the lease thread, which must not walk what the loop changes.
     last_turn: float = 0.0
     used_slots: int = 0
     running: int = 0
+    free: Capacity | None = None
     server_offset: float | None = None  # the store's clock (epoch seconds) minus CLOCK_BOOTTIME
     # Claim tokens whose fate the store has not told yet, with the ledger's holders that keep their slots.
     unsettled: dict[str, list[str]] = field(default_factory=dict)
@@ -98,6 +100,7 @@ class Engine:
         self.last_turn = self.now()
         self.deadline.tick(self.last_turn)
         self.used_slots, self.running = self.ledger.used_slots, len(self.roster.alive())
+        self.free = self.ledger.free
 
     def order_end(self, run: Run, cause: str, *, kill: bool, by: str = "") -> None:
         """Tell the run's supervisor to end it. A kill may follow a gentler order, not the other way round."""

@@ -30,6 +30,16 @@ class Touched:
 
 
 @dataclass(frozen=True)
+class Freed:
+    """A task ended that held a permit of a limit."""
+
+
+@dataclass(frozen=True)
+class Followers:
+    """A task ended that others wait for, or something began to wait for one."""
+
+
+@dataclass(frozen=True)
 class StreamDown:
     """The change stream broke; polling carries on alone."""
 
@@ -59,7 +69,7 @@ class Signaled:
     number: int
 
 
-Message = Work | Scheduled | Touched | StreamDown | Renewed | Fenced | SpoolEmpty | Signaled
+Message = Work | Scheduled | Touched | Freed | Followers | StreamDown | Renewed | Fenced | SpoolEmpty | Signaled
 
 
 class Inbox:

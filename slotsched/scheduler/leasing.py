@@ -56,6 +56,7 @@ class LeaseKeeper(threading.Thread):
                 running=engine.running,
                 draining=engine.draining,
                 capacity=engine.ledger.capacity,
+                free=engine.free,
                 timeout=TIMEOUT_SHARE * lease,
             )
         except StoreError as error:

@@ -18,8 +18,11 @@ from slotsched.scheduler.draining import Drain
 from slotsched.scheduler.duty import Duty, Timetable
 from slotsched.scheduler.ending import Finisher
 from slotsched.scheduler.engine import Engine
+from slotsched.scheduler.firing import Firer
 from slotsched.scheduler.inbox import (
     Fenced,
+    Followers,
+    Freed,
     Message,
     Renewed,
     Scheduled,
@@ -35,6 +38,7 @@ from slotsched.scheduler.publishing import Publisher
 from slotsched.scheduler.recovery import Recovery
 from slotsched.scheduler.replacing import listen
 from slotsched.scheduler.rescuing import Rescuer
+from slotsched.scheduler.resolving import Resolver
 from slotsched.scheduler.starting import Starter
 from slotsched.scheduler.supervision import Supervision
 from slotsched.scheduler.sweeping import Sweeper
@@ -82,11 +86,14 @@ class Loop:
         self._claimer = Claimer(engine, self._starter)
         self._publisher = Publisher(engine)
         self._rescuer = Rescuer(engine, POLL_SECONDS)
+        self._resolver = Resolver(engine)
+        self._firer = Firer(engine)
         self._recovery = Recovery(engine, adopt=self._supervision.adopt)
         self._lease: LeaseKeeper | None = None
         self._replace = False
         self._drain = Drain(engine, uploads=lambda: self._uploader.pending)
         self._idle_passes = 0
+        self._pulse = min(LONGEST_SLEEP_SECONDS, LONGEST_SLEEP_SHARE * engine.settings.lease)
         self._make_timetable()
 
     def _make_timetable(self) -> None:
@@ -97,6 +104,8 @@ class Loop:
         self._lanes = Duty("lanes", self._claimer.refresh_lanes, POLL_SECONDS)
         self._claim = Duty("claim", self._run_claim, POLL_SECONDS)
         self._rescue = Duty("rescue", self._run_rescue, POLL_SECONDS)
+        self._resolve = Duty("resolve", self._run_resolve, POLL_SECONDS)
+        self._fire = Duty("fire", self._run_fire, POLL_SECONDS)
         # Not put to rest with the store: after being fenced no renewal is there to hear it answer again.
         self._register = Duty("register", self._run_register, POLL_SECONDS, needs_store=False)
         self._launches = Duty("launches", self._supervision.run_once, POLL_SECONDS, needs_store=False)
@@ -104,19 +113,25 @@ class Loop:
         first_prune = self._engine.now() + PRUNE_SECONDS * random.random()
         prune = Duty("prune", Pruner(self._engine).run_once, PRUNE_SECONDS, urgent=False, next_at=first_prune)
         strays = Duty("strays", self._engine.store.queue.quarantine_strays, STRAYS_SECONDS, urgent=False)
+        misfits = Duty("misfits", self._engine.store.firing.quarantine_strays, STRAYS_SECONDS, urgent=False)
+        forsaken = Duty("forsaken", self._resolver.end_strays, STRAYS_SECONDS, urgent=False)
         self._timetable = Timetable(
             self._engine,
             [
                 self._register,
                 self._finish,
+                self._resolve,  # right behind it, and before the claim: a chain goes on within one turn
                 self._sweep,
                 self._publish,
+                self._fire,
                 self._lanes,
                 self._claim,
                 self._rescue,
                 self._launches,
                 prune,
                 strays,
+                forsaken,
+                misfits,
             ],
         )
 
@@ -125,6 +140,7 @@ class Loop:
     def run(self) -> Ended:
         """Recover or register, then turn until drained or asked to be replaced."""
         listen(self._engine.inbox)
+        self._engine.tick()  # for what the last scheduler left: the store may take long to answer
         self._selector.register(self._engine.inbox, selectors.EVENT_READ, lambda: None)
         self._supervision.start_spawner()
         if not self._recover():
@@ -141,13 +157,11 @@ class Loop:
         engine = self._engine
         while not engine.draining:
             try:
-                engine.store.check()
-                engine.store.init()
                 recovered = self._recovery.run_once()
             except StoreUnreachable as error:
                 engine.log.warning("waiting for the store", why=str(error))
                 engine.tick()
-                self._select(POLL_SECONDS)
+                self._select(self._pulse)
                 self._read_inbox()
                 continue
             self._begin_lease(recovered.nonce)
@@ -170,8 +184,7 @@ class Loop:
     def _turn(self) -> None:
         engine = self._engine
         engine.tick()
-        longest = min(LONGEST_SLEEP_SECONDS, LONGEST_SLEEP_SHARE * engine.settings.lease)
-        self._select(min(longest, self._timetable.seconds_to_next(engine.now())))
+        self._select(min(self._pulse, self._timetable.seconds_to_next(engine.now())))
         self._read_inbox()
         engine.tick()
         self._timetable.run_due()
@@ -225,13 +238,19 @@ class Loop:
             case Work(lane):
                 if lane is None:
                     self._lanes.wake()
+                    self._claimer.limiter.look_again()
                 else:
                     self._claimer.add_lane(lane)
                 self._claim.wake()
             case Scheduled():
                 self._claim.wake()
+            case Freed():
+                self._claimer.limiter.look_again()
+                self._claim.wake()
             case Touched():
                 self._sweep.wake()
+            case Followers():
+                self._resolve.wake()
             case SpoolEmpty():
                 pass  # it has woken the loop, which looks whether a drain is over
             case StreamDown():
@@ -291,6 +310,8 @@ class Loop:
         due_in = self._engine.store.queue.next_due()
         if due_in is not None:
             self._claim.wait_until(self._engine.now() + max(0.0, due_in))
+        if self._claimer.limiter.opens_at is not None:
+            self._claim.wait_until(self._claimer.limiter.opens_at)
         self._idle_passes = 0 if won or len(self._engine.roster) else self._idle_passes + 1
         if self._once and self._idle_passes > 1 and not self._engine.draining:
             self._drain.begin()
@@ -303,8 +324,25 @@ class Loop:
         if self._rescuer.run_once():
             self._claim.wake()
 
+    def _run_resolve(self) -> None:
+        if self._resolver.run_once():
+            self._lanes.wake()
+            self._claim.wake()
+        if self._resolver.more:
+            self._resolve.wake()
+
+    def _run_fire(self) -> None:
+        if self._firer.run_once():
+            self._lanes.wake()
+            self._claim.wake()
+        due_in = self._firer.wait()
+        if due_in is not None:
+            self._fire.wait_until(self._engine.now() + due_in)
+
     def _slots_freed(self) -> None:
         self._finish.wake()
+        self._resolve.wake()
+        self._claimer.limiter.look_again()
         self._claim.wake()
 
     # --- signals -------------------------------------------------------------------------------------

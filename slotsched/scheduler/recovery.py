@@ -142,7 +142,7 @@ class Recovery:
     def _adopt_living(self, run: Run, supervised: Supervised, resumed: bool) -> None:
         """A living tree holds its slots, whether it may go on or is ended as no longer ours."""
         run.adopted = True
-        self._engine.ledger.adopt(run.id, run.record.needs)
+        self._engine.ledger.adopt(run.id, run.record.needs, run.record.units)
         if not resumed:
             run.disowned, run.ordered = True, ("lost", True)
         self._adopt(run, supervised)

@@ -34,6 +34,7 @@ class Rescuer:
     def run_once(self) -> int:
         """Returns how many tasks were taken from dead owners."""
         instances = {instance.id: instance for instance in self._engine.store.instances.all()}
+        self._engine.capacities = tuple(one.capacity for one in instances.values() if one.live)
         owners = self._engine.store.rescue.owners()
         self._observe(self._alive(instances, owners))
         for instance_id, watched in list(self._watched.items()):

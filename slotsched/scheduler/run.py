@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,9 @@ class RunRecord:
     grace: float
     log: LogRef
     hash: str | None = None
+    lane_key: str | None = None
+    units: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of resources, as the script was told
+    memory_retry_factor: float | None = None
 
     @property
     def run_id(self) -> str:
@@ -63,6 +66,7 @@ class RunRecord:
             max_time=task.max_time or 0.0,
             grace=0.0,
             log=LogRef(store=store_url, key=key),
+            lane_key=task.lane.key,
         )
 
     def write(self, directory: Path) -> None:
@@ -82,6 +86,7 @@ class RunRecord:
                 retry=RetryPolicy(**{**retry, "on": tuple(retry["on"])}),
                 started_at=dt.datetime.fromisoformat(found.pop("started_at")),
                 log=LogRef(**found.pop("log")),
+                units={name: tuple(units) for name, units in found.pop("units", {}).items()},
                 **found,
             )
         except (OSError, ValueError, TypeError, KeyError):

@@ -12,10 +12,14 @@ from slotsched.catalog import check_arguments
 from slotsched.errors import InvalidArguments, InvalidJob, NotFound
 from slotsched.estimate import planned
 from slotsched.execution import Command, build, with_defaults, write_io
-from slotsched.model import Job, Outcome, Reason, Task
+from slotsched.model import Job, Outcome, Reason, SeriesMemory, Task
+from slotsched.model.needs import resource_variable
+from slotsched.model.task import jsonable
 from slotsched.process import SpawnerGone, Spec, write_spec
 from slotsched.scheduler.engine import Engine
 from slotsched.scheduler.run import Run, RunRecord
+
+NO_MEMORY = SeriesMemory()
 
 
 class Starter:
@@ -24,20 +28,30 @@ class Starter:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def start(self, task: Task, token: str, history: Sequence[float] = ()) -> Run:
-        """Start a task that the store shows as claimed with `token`. The run is in the roster afterwards."""
+    def start(self, task: Task, token: str, history: Sequence[float] = (), memory: SeriesMemory = NO_MEMORY) -> Run:
+        """Start a task that the store shows as claimed with `token`. The run is in the roster afterwards.
+
+        memory: what the last completed run of the task's series left.
+        """
         engine = self._engine
         record = RunRecord.of(task, token, engine.ref, engine.archive.url)
         run = Run(record=record, directory=engine.state.run_directory(record.run_id), launched=engine.now())
         engine.roster.add(run)
         engine.ledger.adopt(run.id, task.needs)
+        record = replace(record, units=engine.ledger.units(run.id))
         try:
             job = engine.folder.fresh(task.job)
             args = with_defaults(job, check_arguments(task.job, job.parameters, task.args))
             limit = task.max_time or job.facts.max_time
-            run.record = replace(record, hash=job.hash, max_time=limit, grace=job.facts.grace)
+            run.record = replace(
+                record,
+                hash=job.hash,
+                max_time=limit,
+                grace=job.facts.grace,
+                memory_retry_factor=job.facts.memory_retry_factor,
+            )
             run.planned = planned(history, limit)
-            self._prepare(run, task, job, args)
+            self._prepare(run, task, job, args, memory)
         except (InvalidJob, NotFound) as error:
             self._not_started(run, Reason.NOT_STARTED, str(error))
         except InvalidArguments as error:
@@ -53,35 +67,36 @@ class Starter:
         """Send a run to the (new) spawner again; the start right makes a second launch harmless."""
         self._launch(run)
 
-    def _prepare(self, run: Run, task: Task, job: Job, args: dict[str, object]) -> None:
+    def _prepare(self, run: Run, task: Task, job: Job, args: dict[str, object], memory: SeriesMemory) -> None:
         """Write everything the supervisor needs; the record last, so that a half-written folder is known as one."""
         io = run.directory / contract.RUN_IO
         if run.directory.exists():
             shutil.rmtree(run.directory)
         io.mkdir(parents=True, mode=0o755)
-        write_io(io, args, None)
+        write_io(io, args, memory.state)
         command = build(
             job,
             io=io,
             args=args,
-            identity=self._identity(task),
+            identity=self._identity(run, task, memory),
             python=self._engine.settings.python,
             pass_env=self._engine.settings.pass_env,
         )
         write_spec(run.directory, self._spec(run, task, job, command))
         run.record.write(run.directory)
 
-    def _identity(self, task: Task) -> dict[str, str]:
-        return {
+    def _identity(self, run: Run, task: Task, memory: SeriesMemory) -> dict[str, str]:
+        units = {resource_variable(name): ",".join(map(str, held)) for name, held in run.record.units.items()}
+        return units | {
             contract.ENV_ID: task.id,
             contract.ENV_JOB: task.job,
             contract.ENV_ATTEMPT: str(task.attempt),
             contract.ENV_FENCE: str(task.fence),
             contract.ENV_TRIGGER: task.trigger,
-            contract.ENV_SLOTS: str(task.needs.slots),
+            contract.ENV_SLOTS: str(task.needs.on(self._engine.ledger.capacity).slots),
             contract.ENV_INSTANCE: self._engine.settings.name,
-            contract.ENV_LAST_COMPLETED_AT: "",
-            contract.ENV_LAST_STARTED_AT: "",
+            contract.ENV_LAST_COMPLETED_AT: jsonable(memory.last_completed_at) or "",
+            contract.ENV_LAST_STARTED_AT: jsonable(memory.last_started_at) or "",
         }
 
     def _spec(self, run: Run, task: Task, job: Job, command: Command) -> Spec:

@@ -6,7 +6,7 @@ import threading
 
 from slotsched.errors import StoreError
 from slotsched.scheduler.engine import Engine
-from slotsched.scheduler.inbox import Scheduled, StreamDown, Touched, Work
+from slotsched.scheduler.inbox import Followers, Freed, Scheduled, StreamDown, Touched, Work
 from slotsched.store import watch as events
 
 RETRY_SECONDS = 1.0
@@ -43,3 +43,7 @@ class Watcher(threading.Thread):
                     inbox.post(Work(event.lane) if event.due_now else Scheduled())
                 elif isinstance(event, events.Touched):
                     inbox.post(Touched(event.task_id))
+                elif isinstance(event, events.Freed):
+                    inbox.post(Freed())
+                if isinstance(event, events.Followers) or (isinstance(event, events.Freed) and event.followers):
+                    inbox.post(Followers())

@@ -10,24 +10,44 @@ import datetime as dt
 
 from slotsched.store.catalogs import Catalogs
 from slotsched.store.connection import Connection, ServerInfo, tls_options
+from slotsched.store.declared import Changed, Declared
 from slotsched.store.enqueue import Enqueued
+from slotsched.store.firing import DueSchedule, Firing
 from slotsched.store.instances import Instances
+from slotsched.store.permits import Permits, Wanted
 from slotsched.store.queue import Held, Queue, Waiting
+from slotsched.store.rates import Grant, Rates, Room
 from slotsched.store.rescue import Rescue
+from slotsched.store.resolve import Followed, Resolve
+from slotsched.store.schedules import ScheduleFilter, Schedules
 from slotsched.store.tails import Chunk, Tails
 from slotsched.store.tasks import TaskFilter, Tasks
 from slotsched.store.upkeep import Upkeep
-from slotsched.store.watch import Event, Touched, Watch, Work
+from slotsched.store.watch import Event, Followers, Freed, Touched, Watch, Work
 
 __all__ = [
     "Catalogs",
+    "Changed",
     "Chunk",
+    "Declared",
+    "DueSchedule",
     "Enqueued",
     "Event",
+    "Firing",
+    "Followed",
+    "Followers",
+    "Freed",
+    "Grant",
     "Held",
     "Instances",
+    "Permits",
     "Queue",
+    "Rates",
     "Rescue",
+    "Resolve",
+    "Room",
+    "ScheduleFilter",
+    "Schedules",
     "ServerInfo",
     "Store",
     "Tails",
@@ -36,6 +56,7 @@ __all__ = [
     "Touched",
     "Upkeep",
     "Waiting",
+    "Wanted",
     "Watch",
     "Work",
     "connect",
@@ -49,9 +70,15 @@ class Store:
         self._connection = connection
         self.tasks = Tasks(connection)
         self.queue = Queue(connection)
+        self.permits = Permits(connection, self.queue)
+        self.rates = Rates(connection)
         self.instances = Instances(connection)
         self.rescue = Rescue(connection)
+        self.resolve = Resolve(connection)
         self.catalogs = Catalogs(connection)
+        self.schedules = Schedules(connection)
+        self.firing = Firing(connection, self.catalogs)
+        self.declared = Declared(connection, self.catalogs, self.schedules)
         self.tails = Tails(connection)
         self.upkeep = Upkeep(connection, self.instances, self.catalogs)
 

@@ -7,8 +7,7 @@ parent ends first, then the mark has its followers told (again); or the child is
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from bson import ObjectId
 from pymongo import errors as driver
@@ -20,6 +19,14 @@ from slotsched.store.connection import Connection, Document
 
 SENDS = 3  # of one transaction, before the store counts as unreachable
 _DUPLICATE = 11000
+
+
+class _Taken(Exception):
+    """Raised to leave a transaction that a unique index refused. own: by an earlier send of the same documents."""
+
+    def __init__(self, *, own: bool) -> None:
+        super().__init__()
+        self.own = own
 
 
 def poke(tasks: Collection[Document], parents: Iterable[str], session: ClientSession) -> None:
@@ -52,20 +59,24 @@ class Waiters:
         """
         if not documents:
             return set()
-        problem = self._send(documents)
-        if problem is None or _is_own(problem, documents):
+        if self._send(documents):
             return set()
         if len(documents) == 1:
             return {documents[0]["_id"]}
         return set().union(*(self.refused([document]) for document in documents))
 
-    def _send(self, documents: Sequence[Document]) -> Mapping[str, Any] | None:
-        """The duplicate that was in the way; None once the transaction is in."""
+    def _send(self, documents: Sequence[Document]) -> bool:
+        """Whether they are in; not where a key was in the way."""
         parents = list(dict.fromkeys(itertools.chain.from_iterable(document["after"] for document in documents)))
 
         def insert(session: ClientSession) -> None:
+            try:
+                self._tasks.insert_many(documents, session=session)
+            except driver.BulkWriteError as error:
+                raise _taken(error, documents) from error
+            # Last: what a client that dies before the commit has marked, nobody can write until the server gives its
+            # transaction up (transactionLifetimeLimitSeconds, 60 s if nobody changed it).
             poke(self._tasks, parents, session)
-            self._tasks.insert_many(documents, session=session)
 
         for send in itertools.count(1):
             try:
@@ -73,25 +84,17 @@ class Waiters:
             except errors.StoreUnreachable:
                 if send == SENDS:
                     raise
-            except errors.InvalidDocument as error:
-                problem = _duplicate(error.__cause__)
-                if problem is None:
-                    raise
-                return problem
+            except _Taken as taken:
+                return taken.own
             else:
-                return None
+                return True
         raise AssertionError("unreachable")
 
 
-def _duplicate(cause: BaseException | None) -> Mapping[str, Any] | None:
-    """What a unique index said, if it was one."""
-    if isinstance(cause, driver.BulkWriteError):
-        problems: list[Mapping[str, Any]] = cause.details.get("writeErrors") or []
-        return next((problem for problem in problems if problem.get("code") == _DUPLICATE), None)
-    return None
-
-
-def _is_own(problem: Mapping[str, Any], documents: Sequence[Document]) -> bool:
-    """Whether an earlier send of the same transaction was committed after all: it was whole."""
-    ours = {document["_id"] for document in documents}
-    return "_id" in problem.get("keyPattern", {}) and problem.get("keyValue", {}).get("_id") in ours
+def _taken(error: driver.BulkWriteError, documents: Sequence[Document]) -> Exception:
+    """What to leave the transaction with. One that was committed before is whole: its own `_id` tells of all of it."""
+    for problem in error.details.get("writeErrors") or []:
+        if problem.get("code") == _DUPLICATE:
+            ours = {document["_id"] for document in documents}
+            return _Taken(own=problem.get("keyValue", {}).get("_id") in ours)
+    return error

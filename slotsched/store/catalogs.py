@@ -7,7 +7,7 @@ that publishing never turns a job on again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pymongo import UpdateMany, UpdateOne
@@ -54,6 +54,21 @@ class Catalogs:
         held = [job for document, job in readable if document.get("holders")]
         return next(iter(held or [job for _, job in readable]), None)
 
+    def newest_of(self, names: Iterable[str], *, held: bool = False) -> dict[str, Job]:
+        """`newest` of several jobs in one query; those that exist. held: only copies that somebody holds."""
+        wanted: Document = {"kind": _COPY, "job": {"$in": sorted(names)}}
+        newest: dict[str, tuple[bool, Job]] = {}
+        with self._connection.guard():
+            for document in self._jobs.find(wanted).sort([("job", 1), ("first_at", -1)]).hint("by_job"):
+                is_held = bool(document.get("holders"))
+                known = newest.get(document["job"])
+                if (held and not is_held) or (known is not None and (known[0] or not is_held)):
+                    continue
+                job = _read_job(document)
+                if job is not None:
+                    newest[document["job"]] = (is_held, job)
+        return {name: job for name, (_, job) in newest.items()}
+
     def names(self) -> list[str]:
         """Every job that was ever published and not pruned, sorted."""
         with self._connection.guard():
@@ -79,7 +94,8 @@ class Catalogs:
         broken: dict[str, dict[str, str]] = {}
         with self._connection.guard():
             for document in self._jobs.find({"kind": _BROKEN}).hint("by_job"):
-                for holder in document.get("holders") or []:
+                holders = document.get("holders")
+                for holder in holders if isinstance(holders, list) else []:
                     broken.setdefault(str(document.get("job")), {})[str(holder)] = str(document.get("message"))
         return broken
 

@@ -41,6 +41,10 @@ _CODEC: CodecOptions[Document] = CodecOptions(
 )
 
 
+class Contended(Exception):
+    """Raised when somebody else is changing, or has changed, what a transaction was to change; it left nothing."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServerInfo:
     """What `check` found. set_name: the replica set's, or `mongos`; latency: seconds of the fastest of three pings."""
@@ -97,6 +101,23 @@ class Connection:
                 write_concern=WriteConcern(w="majority", j=True),
                 read_preference=ReadPreference.PRIMARY,
             )
+
+    def attempt(self, work: Callable[[ClientSession], T]) -> T:
+        """Like `transaction`, but once. Raises Contended where another transaction is in its way, without waiting.
+
+        For what can be left to the next pass: a process that was killed between its transaction's writes and their
+        commit keeps its documents locked for the server's `transactionLifetimeLimitSeconds` (60 unless set).
+        """
+        with self.guard(), self._client.start_session() as session:
+            try:
+                with session.start_transaction(
+                    read_concern=ReadConcern("snapshot"), write_concern=WriteConcern(w="majority", j=True)
+                ):
+                    return work(session)
+            except driver.OperationFailure as error:
+                if error.has_error_label("TransientTransactionError"):
+                    raise Contended from error
+                raise
 
     def command(self, name: str) -> Document:
         """A command without arguments against the database."""

@@ -81,7 +81,7 @@ def new_document(request: TaskRequest, now: dt.datetime) -> Document:
         "args": dict(request.args),
         "status": _first_status(request, due_at, now).value,
         "needs": needs_to_document(request.needs),
-        "lane": str(Lane(job=request.job, needs=request.needs)),
+        "lane": str(request.lane),
         "rank": due_at - dt.timedelta(seconds=request.priority * AGING_SECONDS),
         "priority": request.priority,
         "due_at": due_at,
@@ -102,6 +102,7 @@ def new_document(request: TaskRequest, now: dt.datetime) -> Document:
         "parents": list(request.parents) or None,
         "after": list(request.parents) or None,
         "when": request.when if request.parents else None,
+        "concurrency_key": request.concurrency_key,
     }
     document |= {name: value for name, value in optional.items() if value is not None}
     if request.key is not None:
@@ -125,7 +126,8 @@ def request_hash(request: TaskRequest) -> str:
 
 def needs_to_document(needs: Needs) -> Document:
     document: Document = {"slots": needs.slots, "resources": dict(needs.resources), "tags": list(needs.tags)}
-    return document if needs.memory is None else document | {"memory": needs.memory}
+    optional = {"memory": needs.memory, "exclusive": needs.exclusive or None}
+    return document | {name: value for name, value in optional.items() if value is not None}
 
 
 def retry_to_document(retry: RetryPolicy) -> Document:
@@ -204,7 +206,7 @@ def _is_count(value: Any, least: int, largest: int = LARGEST_COUNT) -> bool:
 
 def _survives_lane(request: TaskRequest) -> bool:
     """A lane that does not read back the same would put the task where nobody looks for it."""
-    lane = Lane(job=request.job, needs=request.needs)
+    lane = request.lane
     try:
         return bool(request.job) and str(Lane.parse(str(lane))) == str(lane) and Lane.parse(str(lane)).job == lane.job
     except ValueError:
@@ -262,6 +264,7 @@ def read_task(document: Mapping[str, Any]) -> Task:
         cancel=read_cancel(task.inner("cancel")) if task.has("cancel") else None,
         reserved=read_reservation(task.inner("reserved")) if task.has("reserved") else None,
         unique=task.inner("unique").maybe_text("until") if task.has("unique") else None,
+        concurrency_key=task.maybe_text("concurrency_key"),
     )
 
 
@@ -325,6 +328,7 @@ def read_needs(needs: Reader) -> Needs:
         memory=needs.maybe_count("memory", least=1, largest=LARGEST_SIZE),
         resources=needs.counts("resources"),
         tags=needs.texts("tags"),
+        exclusive=needs.flag("exclusive"),
     )
 
 

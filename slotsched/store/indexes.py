@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
-from slotsched.model import Status
+from slotsched.model import ScheduleStatus, Status
 from slotsched.store.connection import Connection
 
 TAIL_SECONDS = 24 * 3600  # how long after its last write a live tail stays
@@ -37,6 +37,13 @@ INDEXES: Mapping[str, tuple[IndexModel, ...]] = {
         IndexModel([("claim.token", _UP)], name="tokens", sparse=True),
         # one task per idempotency key
         IndexModel([("key", _UP)], name="keys", unique=True, partialFilterExpression={"key": {"$exists": True}}),
+        # each permit of a limit has one holder; held, claim of tasks with a limit
+        IndexModel(
+            [("permits", _UP)],
+            name="permits",
+            unique=True,
+            partialFilterExpression={"permits": {"$exists": True}},
+        ),
         # one open task per job and arguments, where the job says so
         IndexModel(
             [("unique_key", _UP)],
@@ -63,6 +70,19 @@ INDEXES: Mapping[str, tuple[IndexModel, ...]] = {
             name="by_tag",
             partialFilterExpression={"tags": {"$exists": True}},
         ),
+        # fire, backfill: one task per schedule and nominal time
+        IndexModel(
+            [("schedule", _UP), ("nominal_at", _UP)],
+            name="rounds",
+            unique=True,
+            partialFilterExpression={"schedule": {"$exists": True}, "nominal_at": {"$exists": True}},
+        ),
+        # history, clear_history
+        IndexModel(
+            [("schedule", _UP), ("_id", _DOWN)],
+            name="by_schedule",
+            partialFilterExpression={"schedule": {"$exists": True}},
+        ),
         # find by end, prune
         IndexModel(
             [("status", _UP), ("ended_at", _DOWN)],
@@ -71,6 +91,31 @@ INDEXES: Mapping[str, tuple[IndexModel, ...]] = {
         ),
         # prune of tasks whose job says how long to keep them
         IndexModel([("expire_at", _UP)], name="expiring", sparse=True),
+    ),
+    "schedules": (
+        # due, next_due
+        IndexModel(
+            [("status", _UP), ("next_at", _UP)],
+            name="due",
+            partialFilterExpression={"status": ScheduleStatus.ACTIVE.value, "next_at": {"$exists": True}},
+        ),
+        # fire: whose rounds follow this one's
+        IndexModel(
+            [("after", _UP)],
+            name="followers",
+            partialFilterExpression={"status": ScheduleStatus.ACTIVE.value, "after": {"$exists": True}},
+        ),
+        # find
+        IndexModel([("status", _UP), ("_id", _UP)], name="by_status"),
+        IndexModel([("job", _UP), ("_id", _UP)], name="by_job"),
+        IndexModel(
+            [("owner", _UP), ("_id", _UP)], name="by_owner", partialFilterExpression={"owner": {"$exists": True}}
+        ),
+        IndexModel(
+            [("label", _UP), ("_id", _UP)], name="by_label", partialFilterExpression={"label": {"$exists": True}}
+        ),
+        # follow: the ones that job files declare
+        IndexModel([("source.kind", _UP), ("_id", _UP)], name="by_source"),
     ),
     "instances": (
         IndexModel([("live", _UP), ("name", _UP)], name="by_name"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pymongo import ReturnDocument
@@ -53,11 +54,13 @@ class Instances:
         running: int = 0,
         draining: bool = False,
         capacity: Capacity | None = None,
+        free: Capacity | None = None,
         timeout: float | None = None,
     ) -> Instance | None:
         """Puts a new nonce where one of `nonces` (acknowledged .. sent) is; None: this instance is fenced.
 
-        draining: whether it ends by itself. capacity: where it has changed. timeout: at most 0.3 of the lease.
+        draining: whether it ends by itself. capacity: where it has changed. free: what is left of it. timeout: at
+        most 0.3 of the lease.
         The answer carries what people set meanwhile (`draining`, `slots_wanted`).
         """
         fields: Document = {
@@ -69,6 +72,8 @@ class Instances:
         }
         if capacity is not None:
             fields["capacity"] = {"$literal": capacity_to_document(capacity)}
+        if free is not None:
+            fields["free"] = {"$literal": capacity_to_document(_nothing_below_zero(free))}
         mine = {"_id": id, "live": True, "incarnation": incarnation, "nonce": {"$in": list(nonces)}}
         with self._connection.guard(timeout):
             document = self._instances.find_one_and_update(
@@ -236,7 +241,6 @@ def capacity_to_document(capacity: Capacity) -> Document:
 def read_instance(document: Mapping[str, Any]) -> Instance:
     """The instance of a document. Raises Unreadable."""
     instance = Reader(document)
-    capacity = instance.inner("capacity")
     return Instance(
         id=instance.text("_id"),
         name=instance.text("name"),
@@ -247,12 +251,8 @@ def read_instance(document: Mapping[str, Any]) -> Instance:
         nonce=instance.text("nonce"),
         live=instance.flag("live"),
         draining=instance.flag("draining") or instance.flag("leaving"),  # asked by a person, or ending by itself
-        capacity=Capacity(
-            slots=capacity.count("slots"),
-            memory=capacity.maybe_count("memory", largest=LARGEST_SIZE),
-            resources=capacity.counts("resources"),
-            tags=capacity.texts("tags"),
-        ),
+        capacity=_read_capacity(instance.inner("capacity"), least=1),
+        free=_read_capacity(instance.inner("free"), least=0) if instance.has("free") else None,
         used=instance.count("used"),
         running=instance.maybe_count("running") or 0,
         lease=instance.number("lease"),
@@ -262,6 +262,25 @@ def read_instance(document: Mapping[str, Any]) -> Instance:
         version=instance.text("version"),
         containment=instance.mapping("containment") if instance.has("containment") else {},
         slots_wanted=instance.maybe_count("slots_wanted", least=1),
+    )
+
+
+def _read_capacity(capacity: Reader, *, least: int) -> Capacity:
+    return Capacity(
+        slots=capacity.count("slots"),
+        memory=capacity.maybe_count("memory", largest=LARGEST_SIZE),
+        resources=capacity.counts("resources", least=least),
+        tags=capacity.texts("tags"),
+    )
+
+
+def _nothing_below_zero(free: Capacity) -> Capacity:
+    """After a shrink more is held than there is."""
+    return replace(
+        free,
+        slots=max(0, free.slots),
+        memory=None if free.memory is None else max(0, free.memory),
+        resources={name: max(0, units) for name, units in free.resources.items()},
     )
 
 

@@ -7,41 +7,53 @@ that begins with `$` is data.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from slotsched.model import Cancel, InstanceRef, LogRef, Outcome, Reason, Status
+from slotsched.model import Cancel, InstanceRef, Lane, LogRef, Outcome, Reason, Status
 from slotsched.store.connection import Document, Pipeline
-from slotsched.store.documents import AGING_SECONDS, log_to_document, outcome_status, progress_to_document
+from slotsched.store.documents import log_to_document, needs_to_document, outcome_status, progress_to_document
+from slotsched.store.expressions import (
+    array,
+    cancel_asked,
+    clamped,
+    is_status,
+    literal,
+    milliseconds,
+    number,
+    or_remove,
+    plus_one,
+    rank,
+    unique_until_start,
+)
 
 MOST_ATTEMPTS = 100  # records kept per task; a task retried more often keeps its newest
 MOST_LOSSES = 3  # a task that was lost this often is taken to kill its instances
-_LARGEST_DELAY_MS = 10 * 366 * 86_400_000  # keeps sums with dates valid
 _TERMINAL = [Status.COMPLETED.value, Status.FAILED.value, Status.CANCELED.value]
 _ENDING_FIELDS = ("reason", "message", "exit_code", "signal")
 
 
-def claim(instance: InstanceRef, token: str) -> Pipeline:
-    """pending -> running under `token`; the attempt's record opens."""
+def claim(instance: InstanceRef, token: str, permits: Sequence[str] = ()) -> Pipeline:
+    """pending -> running under `token`, holding `permits`; the attempt's record opens."""
     owner = {"id": instance.id, "name": instance.name}
     record = {
-        "number": _plus_one("$attempt"),
-        "fence": _plus_one("$fence"),
-        "instance": _literal(owner),
+        "number": plus_one("$attempt"),
+        "fence": plus_one("$fence"),
+        "instance": literal(owner),
         "started_at": "$$NOW",
     }
     return [
         {
             "$set": {
                 "status": Status.RUNNING.value,
-                "claim": _literal({"instance": instance.id, "token": token}),
-                "instance": _literal(owner),
-                "attempt": _plus_one("$attempt"),
-                "fence": _plus_one("$fence"),
+                "claim": literal({"instance": instance.id, "token": token}),
+                "instance": literal(owner),
+                "attempt": plus_one("$attempt"),
+                "fence": plus_one("$fence"),
                 "started_at": "$$NOW",
-                "attempts": {"$slice": [{"$concatArrays": [_array("$attempts"), [record]]}, -MOST_ATTEMPTS]},
-                "unique_key": {"$cond": [_unique_until_start(), "$$REMOVE", "$unique_key"]},
+                "attempts": {"$slice": [{"$concatArrays": [array("$attempts"), [record]]}, -MOST_ATTEMPTS]},
+                "unique_key": {"$cond": [unique_until_start(), "$$REMOVE", "$unique_key"]},
+                "permits": or_remove(list(permits) or None),
             }
         },
         {"$unset": [*_ENDING_FIELDS, "ended_at", "progress", "result", "reserved"]},
@@ -53,15 +65,15 @@ def release(*, alone: bool = True) -> Pipeline:
 
     alone: it keeps its like out again, where its job says so; a unique index refuses that if one has come since.
     """
-    again = {"$and": [alone, _is(Status.PENDING), _unique_until_start()]}
+    again = {"$and": [alone, is_status(Status.PENDING), unique_until_start()]}
     return [
         {
             "$set": {
-                "status": {"$cond": [_cancel_asked(), Status.CANCELED.value, Status.PENDING.value]},
-                "attempt": {"$max": [0, {"$subtract": [_number("$attempt"), 1]}]},
+                "status": {"$cond": [cancel_asked(), Status.CANCELED.value, Status.PENDING.value]},
+                "attempt": {"$max": [0, {"$subtract": [number("$attempt"), 1]}]},
                 "attempts": {
                     "$filter": {
-                        "input": _array("$attempts"),
+                        "input": array("$attempts"),
                         "as": "record",
                         "cond": {"$ne": ["$$record.fence", "$fence"]},
                     }
@@ -71,14 +83,14 @@ def release(*, alone: bool = True) -> Pipeline:
         {"$set": {"unique_key": {"$cond": [again, "$unique.hash", "$unique_key"]}}},
         {"$unset": ["claim", "permits", "instance", "started_at"]},
         *_canceled_if_so(),
-        *_close(),
+        *close(),
     ]
 
 
 def cancel(request: Cancel) -> Pipeline:
     """running: the wish is noted for the owner, a kill outlasts a milder wish; anything before it: canceled."""
     wish = {
-        "by": _literal(request.by),
+        "by": literal(request.by),
         "kill": {"$or": [request.kill, {"$eq": ["$cancel.kill", True]}]},
         "at": "$$NOW",
     }
@@ -86,12 +98,12 @@ def cancel(request: Cancel) -> Pipeline:
         {
             "$set": {
                 "cancel": wish,
-                "cancels": _plus_one("$cancels"),  # a second wish changes only parts of `cancel`; this makes an event
-                "status": {"$cond": [_is(Status.RUNNING), Status.RUNNING.value, Status.CANCELED.value]},
+                "cancels": plus_one("$cancels"),  # a second wish changes only parts of `cancel`; this makes an event
+                "status": {"$cond": [is_status(Status.RUNNING), Status.RUNNING.value, Status.CANCELED.value]},
             }
         },
         *_canceled_if_so(),
-        *_close(),
+        *close(),
     ]
 
 
@@ -102,15 +114,17 @@ def finish(
     hash: str | None,
     log: LogRef | None,
     retry_in: float | None,
+    lane: Lane | None = None,
 ) -> Pipeline:
     """running -> completed, canceled, scheduled (a retry is left) or failed; the attempt's record closes.
 
-    hash: of the job's content that ran. retry_in: seconds until the retry, None without one.
+    hash: of the job's content that ran. retry_in: seconds until the retry, None without one. lane: where the retry
+    waits, when its needs are others.
     """
     lost = outcome.reason == Reason.LOST
-    ended_at = {"$max": ["$started_at", {"$subtract": ["$$NOW", _milliseconds(outcome.ago)]}]}
+    ended_at = {"$max": ["$started_at", {"$subtract": ["$$NOW", milliseconds(outcome.ago)]}]}
     record = {
-        name: _literal(value)
+        name: literal(value)
         for name, value in {
             "reason": outcome.reason.value,
             "exit_code": outcome.exit_code,
@@ -129,22 +143,27 @@ def finish(
         "ended_at": ended_at,
         "ended": token,
         "reason": outcome.reason.value,
-        "exit_code": _or_remove(outcome.exit_code),
-        "signal": _or_remove(outcome.signal),
-        "message": _or_remove(outcome.message),
-        "result": _or_remove(outcome.result),
+        "exit_code": or_remove(outcome.exit_code),
+        "signal": or_remove(outcome.signal),
+        "message": or_remove(outcome.message),
+        "result": or_remove(outcome.result),
     }
+    if outcome.state is not None and outcome_status(outcome) == Status.COMPLETED:
+        # for the series to take over; a task outside one has nobody to leave it to
+        of_series = {"$eq": [{"$type": "$schedule"}, "string"]}
+        fields["state"] = {"$cond": [of_series, literal(outcome.state), "$$REMOVE"]}
     if outcome.progress is not None:
-        fields["progress"] = _literal(progress_to_document(outcome.progress))
-    counted: Pipeline = [{"$set": {"losses": _plus_one("$losses")}}] if lost else []
+        fields["progress"] = literal(progress_to_document(outcome.progress))
+    counted: Pipeline = [{"$set": {"losses": plus_one("$losses")}}] if lost else []
     own_cancel = outcome_status(outcome) == Status.CANCELED
     return [
         *counted,
         {"$set": fields},
         {"$unset": ["claim", "permits"]},
         *([] if own_cancel else _canceled_if_so()),
-        *_reschedule(0.0 if retry_in is None else _milliseconds(retry_in)),
-        *_close(),
+        *_reschedule(0.0 if retry_in is None else milliseconds(retry_in)),
+        *_change_lane(lane),
+        *close(),
     ]
 
 
@@ -152,20 +171,20 @@ def take(message: str) -> Pipeline:
     """running on an instance that is dead -> canceled, scheduled (`lost` is retried and a retry is left) or failed."""
     retried = {
         "$and": [
-            {"$in": [Reason.LOST.value, _array("$retry.on")]},
-            {"$lte": [_number("$attempt"), _number("$retry.limit")]},
+            {"$in": [Reason.LOST.value, array("$retry.on")]},
+            {"$lte": [number("$attempt"), number("$retry.limit")]},
             {"$lt": ["$losses", MOST_LOSSES]},
         ]
     }
-    record = {"reason": Reason.LOST.value, "ended_at": "$$NOW", "message": _literal(message)}
+    record = {"reason": Reason.LOST.value, "ended_at": "$$NOW", "message": literal(message)}
     return [
-        {"$set": {"losses": _plus_one("$losses")}},
+        {"$set": {"losses": plus_one("$losses")}},
         {
             "$set": {
                 "status": {
                     "$switch": {
                         "branches": [
-                            {"case": _cancel_asked(), "then": Status.CANCELED.value},
+                            {"case": cancel_asked(), "then": Status.CANCELED.value},
                             {"case": retried, "then": Status.SCHEDULED.value},
                         ],
                         "default": Status.FAILED.value,
@@ -174,39 +193,42 @@ def take(message: str) -> Pipeline:
                 "attempts": _with_last_attempt(record),
                 "ended_at": "$$NOW",
                 "reason": Reason.LOST.value,
-                "message": _literal(message),
+                "message": literal(message),
             }
         },
         {"$unset": ["claim", "permits"]},
         *_canceled_if_so(),
         *_reschedule(_backoff()),
-        *_close(),
+        *close(),
     ]
 
 
 def resolve(ended: Mapping[str, Status]) -> Pipeline:
     """waiting -> pending (scheduled, if its own time has not come) once nothing is left to wait for; canceled as soon
-    as one of `ended` (ids and how they ended) is not what it waits for; else waiting for fewer.
+    as one of `ended` (ids and how they ended) is not what it waits for; else waiting for fewer. Of those it is only
+    to be `behind` (the round before it in a series) any end will do.
     """
-    ids, waited = _literal(list(ended)), _array("$after")
+    ids, waited = literal(list(ended)), array("$after")
     accepted = {
         "$switch": {
             "branches": [
                 {"case": {"$eq": ["$when", "any"]}, "then": ids},
-                {"case": {"$eq": ["$when", "failure"]}, "then": _literal(_ids_of(ended, Status.FAILED))},
+                {"case": {"$eq": ["$when", "failure"]}, "then": literal(_ids_of(ended, Status.FAILED))},
             ],
-            "default": _literal(_ids_of(ended, Status.COMPLETED)),
+            "default": literal(_ids_of(ended, Status.COMPLETED)),
         }
     }
     of_these = {"$setIntersection": [waited, ids]}
     is_date = {"$eq": [{"$type": "$due_at"}, "date"]}
     found = {
-        "unmet": {"$setDifference": [of_these, accepted]},
+        "unmet": {"$setDifference": [of_these, {"$setUnion": [accepted, array("$behind")]}]},
         "due_at": {"$cond": [is_date, {"$max": ["$due_at", "$$NOW"]}, "$$NOW"]},
     }
-    released = {"$cond": [{"$gt": ["$found.due_at", "$$NOW"]}, Status.SCHEDULED.value, Status.PENDING.value]}
+    # What was due at once has its creation's time as due time, which may be ahead of the server's by some milliseconds.
+    early = {"$and": [{"$gt": ["$found.due_at", "$$NOW"]}, {"$gt": ["$due_at", "$created_at"]}]}
+    released = {"$cond": [early, Status.SCHEDULED.value, Status.PENDING.value]}
     left = {"$cond": [{"$eq": ["$after", []]}, released, Status.WAITING.value]}
-    upstream = _is(Status.CANCELED)
+    upstream = is_status(Status.CANCELED)
     return [
         {"$set": {"found": found, "after": {"$setDifference": [waited, ids]}}},
         {"$set": {"status": {"$cond": [{"$eq": ["$found.unmet", []]}, left, Status.CANCELED.value]}}},
@@ -214,12 +236,12 @@ def resolve(ended: Mapping[str, Status]) -> Pipeline:
             "$set": {
                 "reason": {"$cond": [upstream, Reason.UPSTREAM.value, "$reason"]},
                 "message": {"$cond": [upstream, _how_ended({"$first": "$found.unmet"}, ended), "$message"]},
-                "due_at": {"$cond": [_is(Status.PENDING), "$found.due_at", "$due_at"]},
+                "due_at": {"$cond": [is_status(Status.PENDING), "$found.due_at", "$due_at"]},
             }
         },
-        {"$set": {"rank": {"$cond": [_is(Status.PENDING), _rank(), "$rank"]}}},
+        {"$set": {"rank": {"$cond": [is_status(Status.PENDING), rank(), "$rank"]}}},
         {"$unset": ["found"]},
-        *_close(),
+        *close(),
     ]
 
 
@@ -230,7 +252,7 @@ def _ids_of(ended: Mapping[str, Status], status: Status) -> list[str]:
 def _how_ended(task_id: Any, ended: Mapping[str, Status]) -> Document:
     """`8c1d2e3f failed`."""
     cases = [
-        {"case": {"$in": [task_id, _literal(_ids_of(ended, status))]}, "then": f" {status.value}"}
+        {"case": {"$in": [task_id, literal(_ids_of(ended, status))]}, "then": f" {status.value}"}
         for status in (Status.FAILED, Status.COMPLETED)
     ]
     how = {"$switch": {"branches": cases, "default": f" {Status.CANCELED.value}"}}
@@ -258,7 +280,7 @@ def invalid(message: str, token: str | None = None) -> Document:
 def _canceled_if_so() -> Pipeline:
     """What a task that just became canceled by a person shows as its reason."""
     by = {"$concat": ["canceled by ", {"$cond": [{"$eq": [{"$type": "$cancel.by"}, "string"]}, "$cancel.by", "?"]}]}
-    canceled = _is(Status.CANCELED)
+    canceled = is_status(Status.CANCELED)
     return [
         {
             "$set": {
@@ -271,7 +293,7 @@ def _canceled_if_so() -> Pipeline:
 
 def _reschedule(delay: Any) -> Pipeline:
     """Where the status became scheduled: due after `delay` milliseconds, with a new place in the queue."""
-    scheduled = _is(Status.SCHEDULED)
+    scheduled = is_status(Status.SCHEDULED)
     return [
         {
             "$set": {
@@ -280,24 +302,33 @@ def _reschedule(delay: Any) -> Pipeline:
                 "instance": {"$cond": [scheduled, "$$REMOVE", "$instance"]},
             }
         },
-        {"$set": {"rank": {"$cond": [scheduled, _rank(), "$rank"]}}},
+        {"$set": {"rank": {"$cond": [scheduled, rank(), "$rank"]}}},
     ]
 
 
-def _close() -> Pipeline:
+def _change_lane(lane: Lane | None) -> Pipeline:
+    """Where the status became scheduled: the needs of the next attempt."""
+    if lane is None:
+        return []
+    new = {"lane": str(lane), "needs": needs_to_document(lane.needs)}
+    scheduled = is_status(Status.SCHEDULED)
+    return [{"$set": {name: {"$cond": [scheduled, literal(value), f"${name}"]} for name, value in new.items()}}]
+
+
+def close() -> Pipeline:
     """What every terminal status brings: its end, when it may be forgotten, and followers to be told.
 
     Only where somebody ever waited for it or a series goes by it: all other tasks are spared a second write.
     """
     terminal = {"$in": ["$status", _TERMINAL]}
-    is_followed = {"$or": [{"$gt": [_number("$pokes"), 0]}, {"$eq": [{"$type": "$schedule"}, "string"]}]}
+    is_followed = {"$or": [{"$gt": [number("$pokes"), 0]}, {"$eq": [{"$type": "$schedule"}, "string"]}]}
     followed = {"$and": [terminal, is_followed]}
     return [
         {
             "$set": {
                 "ended_at": {"$cond": [terminal, {"$ifNull": ["$ended_at", "$$NOW"]}, "$ended_at"]},
                 "resolve": {"$cond": [followed, True, "$resolve"]},
-                "pokes": {"$cond": [followed, _plus_one("$pokes"), "$pokes"]},  # a change that makes an event
+                "pokes": {"$cond": [followed, plus_one("$pokes"), "$pokes"]},  # a change that makes an event
                 "after": {"$cond": [terminal, "$$REMOVE", "$after"]},
                 "unique_key": {"$cond": [terminal, "$$REMOVE", "$unique_key"]},
             }
@@ -307,7 +338,7 @@ def _close() -> Pipeline:
                 "expire_at": {
                     "$cond": [
                         {"$and": [terminal, {"$isNumber": "$keep"}]},
-                        {"$add": ["$$NOW", _clamped({"$multiply": [_number("$keep"), 1000]})]},
+                        {"$add": ["$$NOW", clamped({"$multiply": [number("$keep"), 1000]})]},
                         "$$REMOVE",
                     ]
                 }
@@ -316,7 +347,7 @@ def _close() -> Pipeline:
     ]
 
 
-# --- expressions ----------------------------------------------------------------------------------
+# --- parts of them ---------------------------------------------------------------------------------
 def _finished_status(outcome: Outcome, retry_in: float | None) -> Any:
     own = outcome_status(outcome)
     if own in (Status.COMPLETED, Status.CANCELED):
@@ -326,7 +357,7 @@ def _finished_status(outcome: Outcome, retry_in: float | None) -> Any:
         otherwise = {"$cond": [{"$lt": ["$losses", MOST_LOSSES]}, Status.SCHEDULED.value, Status.FAILED.value]}
     elif retry_in is not None:
         otherwise = Status.SCHEDULED.value
-    return {"$cond": [_cancel_asked(), Status.CANCELED.value, otherwise]}
+    return {"$cond": [cancel_asked(), Status.CANCELED.value, otherwise]}
 
 
 def _with_last_attempt(record: Document) -> Document:
@@ -334,7 +365,7 @@ def _with_last_attempt(record: Document) -> Document:
     is_present = {"$and": [{"$eq": [{"$type": "$$record"}, "object"]}, {"$eq": ["$$record.fence", "$fence"]}]}
     return {
         "$map": {
-            "input": _array("$attempts"),
+            "input": array("$attempts"),
             "as": "record",
             "in": {"$cond": [is_present, {"$mergeObjects": ["$$record", record]}, "$$record"]},
         }
@@ -343,57 +374,8 @@ def _with_last_attempt(record: Document) -> Document:
 
 def _backoff() -> Document:
     """Milliseconds: the policy's delay, doubled per attempt if exponential, capped, times 0.75 to 1.25."""
-    delay, cap = _number("$retry.delay"), _number("$retry.cap")
-    doubled = {"$multiply": [delay, {"$pow": [2, {"$min": [{"$subtract": [_number("$attempt"), 1]}, 62]}]}]}
+    delay, cap = number("$retry.delay"), number("$retry.cap")
+    doubled = {"$multiply": [delay, {"$pow": [2, {"$min": [{"$subtract": [number("$attempt"), 1]}, 62]}]}]}
     seconds = {"$min": [cap, {"$cond": [{"$eq": ["$retry.exponential", True]}, doubled, delay]}]}
     jitter = {"$add": [0.75, {"$multiply": [{"$rand": {}}, 0.5]}]}
-    return _clamped({"$multiply": [seconds, jitter, 1000]})
-
-
-def _clamped(milliseconds: Any) -> Document:
-    """A number that can be added to a date, whatever it was (NaN sorts below every number)."""
-    bounded = {"$max": [-_LARGEST_DELAY_MS, {"$min": [_LARGEST_DELAY_MS, milliseconds]}]}
-    return {"$toLong": {"$trunc": [bounded]}}
-
-
-def _milliseconds(seconds: float) -> int:
-    if math.isnan(seconds):
-        return 0
-    return int(min(max(seconds * 1000, 0), _LARGEST_DELAY_MS))
-
-
-def _number(field: str) -> Document:
-    return {"$cond": [{"$isNumber": field}, field, 0]}
-
-
-def _plus_one(field: str) -> Document:
-    return {"$add": [_number(field), 1]}
-
-
-def _array(field: str) -> Document:
-    return {"$cond": [{"$isArray": field}, field, []]}
-
-
-def _rank() -> Document:
-    """The place in the queue that due time and priority give; `due_at` must be a date."""
-    return {"$subtract": ["$due_at", _clamped({"$multiply": [_number("$priority"), AGING_SECONDS * 1000]})]}
-
-
-def _unique_until_start() -> Document:
-    return {"$eq": ["$unique.until", "pending"]}
-
-
-def _cancel_asked() -> Document:
-    return {"$eq": [{"$type": "$cancel"}, "object"]}
-
-
-def _is(status: Status) -> Document:
-    return {"$eq": ["$status", status.value]}
-
-
-def _literal(value: Any) -> Document:
-    return {"$literal": value}
-
-
-def _or_remove(value: Any) -> Any:
-    return "$$REMOVE" if value is None else _literal(value)
+    return clamped({"$multiply": [seconds, jitter, 1000]})

@@ -130,10 +130,10 @@ class Queue:
         found = self._in_order(lanes, limit, {"_id": 1, "lane": 1, "rank": 1}, rank_from)
         return [Waiting(id=str(d["_id"]), lane=d["lane"], rank=d["rank"]) for d in found]
 
-    def blocked(self, lanes: Sequence[str], limit: int) -> list[Waiting]:
+    def blocked(self, lanes: Sequence[str], limit: int, *, rank_from: dt.datetime | None = None) -> list[Waiting]:
         """Like `candidates`, with what a plan for later needs. Index `queue`, `limit` documents fetched."""
         projection = {"_id": 1, "lane": 1, "rank": 1, "due_at": 1, "max_time": 1, "reserved": 1}
-        return [_read_blocked(document) for document in self._in_order(lanes, limit, projection, None)]
+        return [_read_blocked(document) for document in self._in_order(lanes, limit, projection, rank_from)]
 
     def _in_order(
         self, lanes: Sequence[str], limit: int, projection: Document, rank_from: dt.datetime | None
@@ -169,7 +169,7 @@ class Queue:
         wanted = {"_id": {"$in": [to_object_id(task_id) for task_id in ids]}, "status": _PENDING}
         with self._connection.guard():
             changed = self._tasks.update_many(wanted, pipelines.claim(instance, token))
-            return self._claimed(token) if changed.matched_count else []
+            return self.claimed(token) if changed.matched_count else []
 
     def settle(self, token: str) -> list[Task]:
         """What a claim with an unknown end got, certainly; the token is abandoned: release all of it, start none.
@@ -180,10 +180,10 @@ class Queue:
             # The write makes sure that this primary is one, and that the read sees all it acknowledged before.
             barrier = self._connection.collection("barriers")
             barrier.update_one({"_id": "settle"}, {"$currentDate": {"at": True}}, upsert=True)
-            return self._claimed(token)
+            return self.claimed(token)
 
-    def _claimed(self, token: str) -> list[Task]:
-        """Index `tokens`, majority read."""
+    def claimed(self, token: str) -> list[Task]:
+        """The running tasks under a token, within the guard of a claim or settle. Index `tokens`, majority read."""
         tasks = []
         for document in self._certain.find({"claim.token": token}).sort(_IN_ORDER):
             try:
@@ -224,13 +224,14 @@ class Queue:
         hash: str | None = None,
         log: LogRef | None = None,
         retry_in: float | None = None,
+        lane: Lane | None = None,
     ) -> Status | None:
         """Records how an attempt ended, once its tree is dead; the status it led to, None if it is no longer ours.
 
         Repeat it until it answers: a finish that was applied but whose answer was lost is recognised by its token.
         An outcome that the store refuses for good (a result too large) ends the task as failed(invalid).
         """
-        steps = pipelines.finish(token, outcome, hash=hash, log=log, retry_in=retry_in)
+        steps = pipelines.finish(token, outcome, hash=hash, log=log, retry_in=retry_in, lane=lane)
         try:
             status = self._change(task_id, token, steps)
         except errors.InvalidDocument as why:

@@ -92,12 +92,12 @@ class Reader:
             raise self._bad(name, "not a list of texts")
         return tuple(value)
 
-    def counts(self, name: str) -> dict[str, int]:
-        """A map of names to positive whole numbers; missing is empty."""
+    def counts(self, name: str, *, least: int = 1) -> dict[str, int]:
+        """A map of names to whole numbers; missing is empty."""
         if not self.has(name):
             return {}
         units = self.inner(name)
-        return {key: units.count(key, least=1) for key in units.names()}
+        return {key: units.count(key, least=least) for key in units.names()}
 
     def names(self) -> list[str]:
         return list(self._document)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from slotsched.quantities import format_duration
 from slotsched.store import pipelines
 from slotsched.store.connection import Connection, Document
 from slotsched.store.documents import ID_LENGTH, read_task, short, show_task, to_object_id
-from slotsched.store.enqueue import Enqueued, Enqueuer
+from slotsched.store.enqueue import BATCH_TASKS, Enqueued, Enqueuer
 from slotsched.store.reading import Unreadable
 
 LEAST_ID_TEXT = 4  # characters of an id that may stand for it
@@ -141,6 +142,18 @@ class Tasks:
                 for status in Status
             }
 
+    def ahead(self, task_id: str) -> int:
+        """How many tasks of its lane a pending task has in front of it, at most 10,000. Index `queue`, keys only."""
+        wanted = {"_id": to_object_id(task_id), "status": Status.PENDING.value}
+        with self._connection.guard():
+            task = self._tasks.find_one(wanted, {"lane": 1, "rank": 1})
+            if task is None:
+                return 0
+            lane = {"status": Status.PENDING.value, "lane": task.get("lane")}
+            before = ({"rank": {"$lt": task.get("rank")}}, {"rank": task.get("rank"), "_id": {"$lt": task["_id"]}})
+            counts = (self._tasks.count_documents(lane | place, limit=COUNT_CAP, hint="queue") for place in before)
+            return min(COUNT_CAP, sum(counts))
+
     # --- changing ---------------------------------------------------------------------------------
     def cancel(self, task_id: str, by: str, kill: bool = False) -> Task:
         """Cancels what has not started; asks the owner of what runs to end it (`kill`: without grace). Index `_id`.
@@ -168,26 +181,43 @@ class Tasks:
             raise errors.Refused(f"{short(task_id)} cannot be run again, its document cannot be read: {why}") from why
         if task.status not in TERMINAL:
             raise errors.Refused(f"{short(task.id)} is {task.status}; only a task that has ended can be run again")
-        return self.enqueue(
-            TaskRequest(
-                job=task.job,
-                args=task.args,
-                needs=task.needs,
-                priority=task.priority,
-                retry=task.retry,
-                max_time=task.max_time,
-                trigger=f"retry:{task.id}",
-                owner=owner,
-                tags=task.tags,
-                retry_of=task.id,
-                keep=task.keep,
-            )
-        )
+        return self.enqueue(_again(task, owner))
+
+    def retry_many(self, ids: Iterable[str], owner: str | None = None) -> dict[str, Enqueued]:
+        """Like `retry` for many, by the ids of the old ones, in their order.
+
+        Those that are gone, have not ended or cannot be read are left out. Index `_id`, batches of 1000.
+        """
+        again: dict[str, Enqueued] = {}
+        left = list(dict.fromkeys(ids))
+        while left:
+            batch, left = left[:BATCH_TASKS], left[BATCH_TASKS:]
+            tasks = self._readable(batch)
+            stored = self.enqueue_many(_again(task, owner) for task in tasks)
+            again |= {task.id: one for task, one in zip(tasks, stored, strict=True)}
+        return again
+
+    def _readable(self, ids: list[str]) -> list[Task]:
+        """Those of the tasks that have ended and can be read, in the order asked."""
+        with self._connection.guard():
+            documents = list(self._certain.find({"_id": {"$in": [to_object_id(task_id) for task_id in ids]}}))
+        found: dict[str, Task] = {}
+        for document in documents:
+            with suppress(Unreadable):
+                found[str(document["_id"])] = read_task(document)
+        return [found[task_id] for task_id in ids if task_id in found and found[task_id].status in TERMINAL]
 
     def remove(self, ids: Iterable[str]) -> int:
-        """Deletes those of the tasks that have ended, readable or not; how many. Index `_id`."""
+        """Deletes those of the tasks that have ended, readable or not; how many. Index `_id`.
+
+        One whose followers have not been told yet stays: they would wait for ever.
+        """
         known = frozenset(Status) - TERMINAL
-        wanted = {"_id": {"$in": [to_object_id(i) for i in ids]}, "status": {"$nin": sorted(known)}}
+        wanted = {
+            "_id": {"$in": [to_object_id(i) for i in ids]},
+            "status": {"$nin": sorted(known)},
+            "$or": [{"resolve": {"$ne": True}}, {"pokes": {"$exists": False}}],
+        }
         with self._connection.guard():
             return self._tasks.delete_many(wanted).deleted_count
 
@@ -195,6 +225,25 @@ class Tasks:
         if task.ended_at is None:
             return ""
         return f" {format_duration((self._connection.now() - task.ended_at).total_seconds())} ago"
+
+
+def _again(task: Task, owner: str | None) -> TaskRequest:
+    """The same once more, at once: what it waited for then is over."""
+    return TaskRequest(
+        job=task.job,
+        args=task.args,
+        needs=task.needs,
+        priority=task.priority,
+        retry=task.retry,
+        max_time=task.max_time,
+        trigger=f"retry:{task.id}",
+        owner=owner,
+        tags=task.tags,
+        retry_of=task.id,
+        keep=task.keep,
+        unique=task.unique,
+        concurrency_key=task.concurrency_key,
+    )
 
 
 def _query(wanted: TaskFilter) -> Document:

@@ -32,9 +32,24 @@ class Touched:
     task_id: str
 
 
-Event = Work | Touched
+@dataclass(frozen=True, kw_only=True)
+class Followers:
+    """A task ended that others wait for, or something began to wait for one: they may have to be told."""
 
-# An owner's own claims and finishes are no news to anybody: they set or unset `claim` in the same write.
+    task_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Freed:
+    """A task that held a permit of a limit has ended. followers: others waited for it, too."""
+
+    followers: bool
+
+
+Event = Work | Touched | Followers | Freed
+
+# An owner's own claims and finishes are no news to anybody: they set or unset `claim` in the same write. Unless a
+# permit comes free with it, which a task may wait for anywhere.
 _INTERESTING: Pipeline = [
     {
         "$match": {
@@ -49,6 +64,8 @@ _INTERESTING: Pipeline = [
                 },
                 {"operationType": "update", "updateDescription.updatedFields.cancel": {"$exists": True}},
                 {"operationType": "update", "updateDescription.updatedFields.cancels": {"$exists": True}},
+                {"operationType": "update", "updateDescription.updatedFields.pokes": {"$exists": True}},
+                {"operationType": "update", "updateDescription.removedFields": "permits"},
             ]
         }
     },
@@ -59,6 +76,8 @@ _INTERESTING: Pipeline = [
             "fullDocument.lane": 1,
             "fullDocument.status": 1,
             "updateDescription.updatedFields.status": 1,
+            "updateDescription.updatedFields.pokes": 1,
+            "updateDescription.removedFields": 1,
         }
     },
 ]
@@ -105,7 +124,13 @@ def _event(change: Any) -> Event | None:
         inserted = change.get("fullDocument", {})
         lane = inserted.get("lane")
         return Work(lane=lane if isinstance(lane, str) else None, due_now=inserted.get("status") == "pending")
-    status = change.get("updateDescription", {}).get("updatedFields", {}).get("status")
+    described = change.get("updateDescription", {})
+    updated = described.get("updatedFields", {})
+    if "permits" in described.get("removedFields", ()) and updated.get("status") not in _QUEUED:
+        return Freed(followers="pokes" in updated)
+    if operation == "update" and "pokes" in updated:
+        return Followers(task_id=str(change["documentKey"]["_id"]))
+    status = updated.get("status")
     if operation == "update" and status in _QUEUED:
         return Work(lane=None, due_now=status == Status.PENDING)
     return Touched(task_id=str(change["documentKey"]["_id"]))

@@ -149,12 +149,15 @@ def test_retry_makes_a_new_task_and_leaves_the_old_one(user: User) -> None:
 
 def test_retry_of_all_failed_ones_does_not_double_them(user: User) -> None:
     old = user.run("enqueue", "backup", "code=4", "--tag", "bulk", "--wait").out.strip()
-    first = user.run("retry", "--failed", "--since", "1h", "--tag", "bulk")
+    unasked = user.run("retry", "--failed", "--since", "1h", "--tag", "bulk")
+    assert unasked.code == contract.EXIT_USAGE
+    assert re.search(r"Run 1 failed task since .* again\? .*--yes", unasked.err)
+    first = user.run("retry", "--failed", "--since", "1h", "--tag", "bulk", "--yes")
     assert first.code == contract.EXIT_OK
     new = first.out.strip()
     assert user.json("task", "show", new)["retry_of"] == old
     user.run("wait", new)
-    again = user.ok("retry", "--failed", "--since", "1h", "--tag", "bulk")
+    again = user.ok("retry", "--failed", "--since", "1h", "--tag", "bulk", "--yes")
     assert user.json("task", "show", again)["retry_of"] == new
 
 

@@ -7,12 +7,14 @@ import itertools
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from fleet import Fleet, FleetMaker, InstanceProcess, boottime, processes_of, until
+
+Record = Callable[[str, object], None]
 
 LEASE_SECONDS = 6.0
 LOCAL_SHARE = 0.8  # of the lease: a supervisor's local deadline, counted from the last acknowledged renewal
@@ -148,7 +150,9 @@ def test_a_scheduler_that_comes_back_within_its_lease_goes_on_with_its_tasks(pat
     assert again.stop() == 0
 
 
-def test_without_its_scheduler_a_tree_dies_at_the_local_deadline_and_is_called_lost(make_fleet: FleetMaker) -> None:
+def test_without_its_scheduler_a_tree_dies_at_the_local_deadline_and_is_called_lost(
+    make_fleet: FleetMaker, record_property: Record
+) -> None:
     with make_fleet(lease="4s") as fleet:
         lease = 4.0
         victim = fleet.start("victim")
@@ -165,6 +169,8 @@ def test_without_its_scheduler_a_tree_dies_at_the_local_deadline_and_is_called_l
         died = boottime() - killed
         ended = fleet.client.wait([task], 20)[0]
         lost = boottime() - killed
+        record_property("tree dead", died)
+        record_property("called lost", lost)
         assert lease * (LOCAL_SHARE - RENEWAL_SHARE) - 0.5 < died < lease * LOCAL_SHARE + 1.0
         assert (ended.status, ended.reason) == ("failed", "lost")
         assert died < lost < lease + GRACE_SECONDS + 2 * POLL_SECONDS + 0.5
@@ -185,7 +191,7 @@ def test_without_its_scheduler_a_tree_dies_at_the_local_deadline_and_is_called_l
 # --- SIGHUP -----------------------------------------------------------------------------------------
 
 
-def test_a_replacement_in_place_under_load_is_noticed_by_no_task(patient: Fleet) -> None:
+def test_a_replacement_in_place_under_load_is_noticed_by_no_task(patient: Fleet, record_property: Record) -> None:
     fleet = patient
     instance = fleet.start("evergreen", slots=3)
     before = fleet.client.store.instances.live()[0]
@@ -206,6 +212,7 @@ def test_a_replacement_in_place_under_load_is_noticed_by_no_task(patient: Fleet)
     assert sorted(mark.task for mark in starts) == sorted([long, *tasks])
     moments = sorted(mark.at for mark in starts)
     pauses = [b - a for a, b in itertools.pairwise(moments)]
+    record_property("longest pause", max(pauses))
     assert max(pauses) < 2.0, "claims go on"
     assert instance.process.poll() is None
     assert psutil.Process(instance.pid).create_time() == born

@@ -154,7 +154,14 @@ def test_other_collections_full_of_nonsense_are_in_nobodys_way(fleet: Fleet, mon
         [
             {"_id": "empty", "live": True},
             {"_id": 7, "live": True, "name": "sane"},
-            {"_id": "nan", "live": True, "name": "nan", "nonce": "n", "lease": math.nan, "capacity": {"slots": math.nan}},
+            {
+                "_id": "nan",
+                "live": True,
+                "name": "nan",
+                "nonce": "n",
+                "lease": math.nan,
+                "capacity": {"slots": math.nan},
+            },
             {"_id": "huge", "live": True, "name": "huge", "nonce": "n", "lease": 1e300, "capacity": {"slots": 1e300}},
             {"_id": "odd", "live": "yes", "name": ["odd"], "capacity": 5, "died_at": "never"},
         ]

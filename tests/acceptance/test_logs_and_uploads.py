@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +22,9 @@ from slotsched.model import Task
 
 LIVE_SECONDS = 3.0  # from the script's print to the follower's line, on a busy machine
 PROMPT_SECONDS = 2.0
+STALL_SECONDS = 20.0
+
+Record = Callable[[str, object], None]
 
 
 @dataclass
@@ -150,7 +153,9 @@ class Follower:
         return [came - float(found[1]) for came, found in stamps if found and float(found[1]) > since]
 
 
-def test_a_follower_sees_lines_live_and_goes_on_in_the_bucket_without_a_seam(stage: Stage) -> None:
+def test_a_follower_sees_lines_live_and_goes_on_in_the_bucket_without_a_seam(
+    stage: Stage, record_property: Record
+) -> None:
     """One from the start, and one that comes in the middle; the upload is held up so that both must change over."""
     fleet = stage.fleet
     fleet.start("speaker")
@@ -170,13 +175,17 @@ def test_a_follower_sees_lines_live_and_goes_on_in_the_bucket_without_a_seam(sta
     assert len(said(log, "out")) == 200
     assert followed == log
     assert followed_late == log
-    assert max(early.delays(both_read)) < LIVE_SECONDS
+    delays = early.delays(both_read)
+    record_property("slowest line", max(delays))
+    assert max(delays) < LIVE_SECONDS
 
 
 # --- when the log store is away ---------------------------------------------------------------------
 
 
-def test_an_outage_of_the_log_store_holds_up_no_status_and_the_log_follows_later(stage: Stage) -> None:
+def test_an_outage_of_the_log_store_holds_up_no_status_and_the_log_follows_later(
+    stage: Stage, record_property: Record
+) -> None:
     fleet = stage.fleet
     instance = fleet.start("patient")
     stage.proxy.refuse()
@@ -186,6 +195,7 @@ def test_an_outage_of_the_log_store_holds_up_no_status_and_the_log_follows_later
     recorded = boottime()
 
     assert ended.status == "completed"
+    record_property("recorded after", recorded - wrote_last)
     assert recorded - wrote_last < PROMPT_SECONDS
     assert until(lambda: said(spooled(instance, task), "out")) == list(range(1, 31))
     local = spooled(instance, task)
@@ -228,7 +238,7 @@ def test_a_log_that_was_never_uploaded_is_uploaded_after_a_restart(stage: Stage)
 
 
 @pytest.mark.parametrize("server", ["moto_s3"], indirect=True)
-def test_uploads_that_stall_delay_no_start_and_no_kill(stage: Stage) -> None:
+def test_uploads_that_stall_delay_no_start_and_no_kill(stage: Stage, record_property: Record) -> None:
     """More logs than upload threads hang on a server that takes everything and never answers."""
     fleet = stage.fleet
     instance = fleet.start("stalled", slots=8)
@@ -247,10 +257,14 @@ def test_uploads_that_stall_delay_no_start_and_no_kill(stage: Stage) -> None:
         fleet.client.wait([task], 10)
         return started, boottime() - asked
 
-    while boottime() - stall_began < 20.0:
-        started, killed = start_and_kill()
+    seen = []
+    while boottime() - stall_began < STALL_SECONDS:
+        seen.append(start_and_kill())
+        started, killed = seen[-1]
         assert started < 1.0
         assert killed < 1.5
+    record_property("slowest start", max(started for started, _ in seen))
+    record_property("slowest kill", max(killed for _, killed in seen))
     assert stage.bucket.objects() == {}
     assert len(spool(instance)) >= 6
 

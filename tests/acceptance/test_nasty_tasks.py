@@ -6,7 +6,7 @@ import contextlib
 import gzip
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -14,6 +14,8 @@ import pytest
 from fleet import Fleet, FleetMaker, InstanceProcess, boottime, processes_of, until
 
 from slotsched.model import TERMINAL
+
+Record = Callable[[str, object], None]
 
 MEGABYTE = 1 << 20
 DEAD_WITHIN_SECONDS = 1.0
@@ -23,27 +25,32 @@ MEMORY_GROWTH = 50 * MEGABYTE
 # --- processes that will not die --------------------------------------------------------------------
 
 
-def test_daemons_that_a_normal_exit_left_behind_die_within_a_second(shared: Fleet) -> None:
+def test_daemons_that_a_normal_exit_left_behind_die_within_a_second(shared: Fleet, record_property: Record) -> None:
     task = shared.client.enqueue("stubborn").id
     shared.witness.wait_for("start", task)
     most = _most_processes(task)
     ended = shared.witness.wait_for("end", task).at
     dead = _dead_at(task)
 
+    record_property("seconds", dead - ended)
     assert most > 1, "the daemons never ran, so the test proves nothing"
     assert dead - ended < DEAD_WITHIN_SECONDS
     assert shared.client.wait([task], 10)[0].status == "completed"
     assert processes_of(task) == set()
 
 
-def test_a_killed_tree_that_forks_on_and_ignores_sigterm_is_dead_within_a_second(shared: Fleet) -> None:
+def test_a_killed_tree_that_forks_on_and_ignores_sigterm_is_dead_within_a_second(
+    shared: Fleet, record_property: Record
+) -> None:
     task = shared.enqueue("stubborn", "stay=true")
     shared.witness.wait_for("start", task)
     assert _most_processes(task) > 1
     shared.cli("kill", task)
     killed = boottime()
+    dead = _dead_at(task)
 
-    assert _dead_at(task) - killed < DEAD_WITHIN_SECONDS
+    record_property("seconds", dead - killed)
+    assert dead - killed < DEAD_WITHIN_SECONDS
     assert shared.client.wait([task], 10)[0].status == "canceled"
     after = shared.enqueue("work")
     assert shared.client.wait([after], 10)[0].status == "completed"
@@ -75,7 +82,9 @@ def small_logs(make_fleet: FleetMaker) -> Iterator[Fleet]:
         yield made
 
 
-def test_a_gigabyte_without_a_newline_costs_no_memory_and_is_cut_with_a_marker(small_logs: Fleet) -> None:
+def test_a_gigabyte_without_a_newline_costs_no_memory_and_is_cut_with_a_marker(
+    small_logs: Fleet, record_property: Record
+) -> None:
     fleet, instance = small_logs, small_logs.instances[0]
     fleet.client.wait([fleet.enqueue("flood", "megabytes=1")], 20)  # whatever is loaded once is loaded now
     _wait_until_uploaded(fleet, instance)
@@ -87,6 +96,8 @@ def test_a_gigabyte_without_a_newline_costs_no_memory_and_is_cut_with_a_marker(s
         for name, used in _memory(instance).items():
             peaks[name] = max(peaks.get(name, 0), used)
 
+    record_property("before", before)
+    record_property("peaks", peaks)
     assert fleet.client.get(task).status == "completed"
     assert peaks["scheduler"] - before["scheduler"] < MEMORY_GROWTH, (before, peaks)
     assert 0 < peaks["supervisor"] < MEMORY_GROWTH, peaks

@@ -27,6 +27,7 @@ SHORT_LEASE_SECONDS = 1.5
 # Until the lease thread's next renewal is answered, and the loop has looked.
 BACK_SHARE_OF_LEASE, BACK_SECONDS = 0.5, 1.5
 
+Record = Callable[[str, object], None]
 Outage = Callable[[], AbstractContextManager[None]]
 
 
@@ -85,7 +86,7 @@ def called_lost(instance: InstanceProcess) -> list[str]:
     return [line["msg"] for line in instance.log() if "dead" in line["msg"] or "up again" in line["msg"]]
 
 
-def live_through(fleet: Fleet, outage: Outage, *, lease: float, away: float) -> None:
+def live_through(fleet: Fleet, outage: Outage, record: Record, *, lease: float, away: float) -> None:
     """Start one task of every kind, take the store away, and see each of them through."""
     enqueue = fleet.client.enqueue
     before = fleet.client.store.instances.live()
@@ -104,13 +105,16 @@ def live_through(fleet: Fleet, outage: Outage, *, lease: float, away: float) -> 
         assert boottime() - fleet.witness.starts(endless)[0].at < 2.0 + GRACE_SECONDS + 1.0
         # Another attempt may follow this one, so it must not outlive the local deadline.
         until(lambda: not processes_of(again), seconds=lease + 5, what="the task with a retry to die")
+        record("task with a retry dead after", boottime() - gone)
         assert boottime() - gone < LOCAL_SHARE * lease + 1.0
         until(lambda: boottime() - gone >= away, seconds=away + 5)
         assert processes_of(steady), "a task without a retry lives on"
     back = boottime()
 
     probe = enqueue("work").id
-    assert fleet.witness.wait_for("start", probe).at - back < BACK_SHARE_OF_LEASE * lease + BACK_SECONDS
+    started = fleet.witness.wait_for("start", probe).at - back
+    record("next start after", started)
+    assert started < BACK_SHARE_OF_LEASE * lease + BACK_SECONDS
     ended = {task.id: task for task in fleet.client.wait([steady, fine, bad, endless, again], lease + 60)}
     verdicts = {task: (t.status, t.reason, t.exit_code) for task, t in ended.items()}
     assert verdicts[steady] == ("completed", "exit", 0)
@@ -127,33 +131,37 @@ def live_through(fleet: Fleet, outage: Outage, *, lease: float, away: float) -> 
     assert [called_lost(instance) for instance in fleet.instances] == [[], []]
 
 
-def test_a_store_that_does_not_answer_for_one_and_a_half_leases(make_fleet: FleetMaker, own_mongod: Mongod) -> None:
+def test_a_store_that_does_not_answer_for_one_and_a_half_leases(
+    make_fleet: FleetMaker, own_mongod: Mongod, record_property: Record
+) -> None:
     with make_fleet(mongodb_uri=own_mongod.uri, lease="3s") as fleet:
         fleet.start("left")
         fleet.start("right")
-        live_through(fleet, lambda: frozen(own_mongod), lease=3.0, away=4.5)
+        live_through(fleet, lambda: frozen(own_mongod), record_property, lease=3.0, away=4.5)
 
 
 @pytest.mark.chaos
-def test_a_store_that_refuses_connections_for_one_and_a_half_leases(make_fleet: FleetMaker, own_mongod: Mongod) -> None:
+def test_a_store_that_refuses_connections_for_one_and_a_half_leases(
+    make_fleet: FleetMaker, own_mongod: Mongod, record_property: Record
+) -> None:
     with (
         behind_a_proxy(own_mongod) as (uri, refused),
         make_fleet(mongodb_uri=uri, lease="3s") as fleet,
     ):
         fleet.start("left")
         fleet.start("right")
-        live_through(fleet, refused, lease=3.0, away=4.5)
+        live_through(fleet, refused, record_property, lease=3.0, away=4.5)
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(400)
 def test_a_store_that_does_not_answer_for_45_seconds_at_the_default_lease(
-    make_fleet: FleetMaker, own_mongod: Mongod
+    make_fleet: FleetMaker, own_mongod: Mongod, record_property: Record
 ) -> None:
     with make_fleet(mongodb_uri=own_mongod.uri, lease="30s") as fleet:
         fleet.start("left")
         fleet.start("right")
-        live_through(fleet, lambda: frozen(own_mongod), lease=30.0, away=45.0)
+        live_through(fleet, lambda: frozen(own_mongod), record_property, lease=30.0, away=45.0)
 
 
 def test_a_store_that_refuses_connections_for_twenty_leases_costs_no_task_and_no_instance(
@@ -205,3 +213,34 @@ def test_an_instance_told_to_end_while_the_store_is_away_leaves_the_last_word_to
         ended = fleet.client.wait([task], 10)[0]
         assert (ended.status, ended.reason, ended.exit_code) == ("failed", "exit", 3)
         assert len(fleet.witness.starts(task)) == 1
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(signal.SIGHUP, id="replaced"),
+        pytest.param(signal.SIGKILL, id="killed and restarted", marks=pytest.mark.chaos),
+    ],
+)
+def test_a_scheduler_that_comes_back_while_the_store_is_away_keeps_its_tasks_alive(
+    make_fleet: FleetMaker, own_mongod: Mongod, how: signal.Signals
+) -> None:
+    lease = 6.0
+    with make_fleet(mongodb_uri=own_mongod.uri, lease=f"{lease}s") as fleet:
+        instance = fleet.start("upgraded")
+        before = fleet.client.store.instances.live()[0].id
+        task = fleet.client.enqueue("talker", {"lines": 400, "pause": 0.02}).id
+        fleet.witness.wait_for("start", task)
+        with frozen(own_mongod):
+            gone = boottime()
+            instance.signal(how)
+            if how is signal.SIGKILL:
+                instance.process.wait(10)
+                fleet.start("upgraded", wait=False)
+            until(lambda: boottime() - gone > lease)
+            assert processes_of(task), "the local deadline is over, and it goes on"
+
+        ended = fleet.client.wait([task], 30)[0]
+        assert (ended.status, len(ended.attempts)) == ("completed", 1)
+        assert len(fleet.witness.starts(task)) == 1
+        assert [one.id for one in fleet.client.store.instances.live()] == [before]

@@ -18,7 +18,7 @@ from bson import json_util
 from job_lab import run_job
 from PIL import Image
 
-from slotsched.catalog import check_folder
+from slotsched.catalog import Folder, check_scan
 
 if TYPE_CHECKING:
     from conftest import Database
@@ -29,7 +29,7 @@ ENVIRON = {"PATH": "/usr/bin:/bin", "HOME": os.environ.get("HOME", "/")}
 
 
 def test_the_examples_have_no_problems_and_no_oddities() -> None:
-    assert check_folder(JOBS) == []
+    assert check_scan(Folder(JOBS).scan()) == []
 
 
 def test_hello_prints_and_returns() -> None:

@@ -235,7 +235,7 @@ def test_prune_forgets_what_nobody_needs(store: Store, raw: Any) -> None:
     for name, task_id in ids.items():
         store.queue.claim([task_id], f"token-{name}", ME)
         store.queue.finish(task_id, f"token-{name}", DONE, log=logs.get(name))
-    raw.tasks.update_one({"_id": ObjectId(ids["waited for"])}, {"$set": {"pokes": 1}})
+    raw.tasks.update_one({"_id": ObjectId(ids["waited for"])}, {"$set": {"pokes": 1, "resolve": True}})
     raw.tasks.update_one({"_id": ObjectId(ids["told"])}, {"$set": {"pokes": 1, "resolve": False}})
     store.tasks.enqueue(TaskRequest(job="open"))
     time.sleep(0.01)

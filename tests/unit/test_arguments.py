@@ -6,7 +6,7 @@ import contextlib
 import datetime as dt
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotsched.catalog import check_arguments, parse_words, placeholder
-from slotsched.catalog.arguments import read_words, variable_names
+from slotsched.catalog import check_arguments, placeholder, read_words
+from slotsched.catalog.arguments import variable_names
 from slotsched.errors import InvalidArguments
 from slotsched.job import typed
 from slotsched.model import Parameter
 
 RESIZE = [Parameter(name="folder", type="path"), Parameter(name="width", type="int", required=False, default=1280)]
+
+
+def parse_words(job: str, parameters: Sequence[Parameter], words: Iterable[str]) -> dict[str, Any]:
+    """Arguments as a command line gives them."""
+    return check_arguments(job, parameters, read_words(parameters, words))
 
 
 def refused(call: Callable[[], object]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from slotsched.catalog import Folder, Scan, check_folder, new_job
+from slotsched.catalog import Folder, Scan, check_scan, new_job
 from slotsched.catalog import folder as folder_module
 from slotsched.errors import InvalidJob, NotFound, UsageError
 from slotsched.model import Broken, job_from_document, job_to_document
@@ -353,7 +353,7 @@ def test_a_check_lists_every_problem_and_what_is_only_odd(jobs: Path, write: Wri
     write("random.py", MAIN)
     write("later.sh", SHELL.replace("slots = 2", "cron = '* * * * *'"), x=True)
     write("gone.toml", '[tool.slotsched]\ncommand = ["no-such-program-at-all"]\n')
-    found = check_folder(jobs)
+    found = check_scan(scan(jobs))
     assert [(str(finding), finding.error) for finding in found] == [
         ("gone.toml:1: warning: there is no program no-such-program-at-all on this machine", False),
         ("later.sh:1: warning: cron: read, but this version does not act on it yet", False),
@@ -367,7 +367,7 @@ def test_a_check_lists_every_problem_and_what_is_only_odd(jobs: Path, write: Wri
 def test_a_new_job_is_a_good_job(jobs: Path, write: Write, language: str) -> None:
     new = new_job("reports/first", language)
     write(new.path, new.text, x=new.executable)
-    assert check_folder(jobs) == []
+    assert check_scan(scan(jobs)) == []
     assert Folder(jobs).fresh("reports/first").facts.description or language == "shell"
 
 

@@ -14,7 +14,7 @@ from stand_ins import FakeClock, engine_of
 
 from slotsched.errors import StoreUnreachable
 from slotsched.ledger import Ledger
-from slotsched.model import Capacity, Lane, Needs, Status, Task
+from slotsched.model import Capacity, Facts, Lane, Needs, Status, Task
 from slotsched.scheduler.claiming import Claimer, _sample
 from slotsched.scheduler.engine import FREE_BYTES_FLOOR
 from slotsched.store import Waiting
@@ -74,8 +74,9 @@ class MemoryQueue:
         self._answer()
         return 0
 
-    def candidates(self, lanes: Sequence[str], limit: int) -> list[Waiting]:
-        return [entry for entry in self.pending if entry.lane in lanes][:limit]
+    def candidates(self, lanes: Sequence[str], limit: int, *, rank_from: dt.datetime | None = None) -> list[Waiting]:
+        least = START if rank_from is None else rank_from
+        return [entry for entry in self.pending if entry.lane in lanes and entry.rank >= least][:limit]
 
     blocked = candidates
 
@@ -121,7 +122,7 @@ class Pass:
         self.started: list[str] = []
         self.ledger = Ledger(Capacity(slots=slots))
         clock = FakeClock()
-        job = SimpleNamespace(facts=SimpleNamespace(max_time=60.0, enabled=True))
+        job = SimpleNamespace(facts=Facts(max_time=60.0))
         self.engine = engine_of(
             clock,
             store=SimpleNamespace(queue=self.queue),
@@ -144,7 +145,7 @@ class Pass:
         self.claimer = Claimer(self.engine, SimpleNamespace(start=self._start))
         self.claimer.refresh_lanes()
 
-    def _start(self, task: Task, token: str, history: Sequence[float]) -> None:
+    def _start(self, task: Task, token: str, history: Sequence[float], memory: Any) -> None:
         assert self.queue.running[task.id] == token
         self.ledger.adopt(f"{task.id}-1", task.needs)
         self.started.append(task.id)

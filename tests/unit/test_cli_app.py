@@ -10,7 +10,8 @@ import pytest
 import typer
 
 from slotsched import contract
-from slotsched.cli.app import run, take_flags
+from slotsched.cli.app import run
+from slotsched.cli.base import take_flags
 from slotsched.cli.completion import candidates
 from slotsched.cli.tree import build
 from slotsched.errors import UsageError

@@ -153,7 +153,7 @@ def test_a_running_task_says_where_and_who_wants_its_end() -> None:
 
 
 def test_a_waiting_task_names_its_parents() -> None:
-    assert why(task(Status.WAITING, parents=("0" * 16 + "8c1d2e3f",)), Fleet(), NOW) == "waits for 8c1d2e3f"
+    assert why(task(Status.WAITING, parents=("0" * 16 + "8c1d2e3f",)), Fleet(), NOW) == "waits for 8c1d2e3f to complete"
 
 
 ENDED = [

@@ -16,11 +16,13 @@ from slotsched import logs
 
 
 @pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
+def _restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing is written after the test, as before it."""
     handlers = list(logging.getLogger().handlers)
+    monkeypatch.setattr(logs, "_threshold", logs._SILENT)
+    monkeypatch.setattr(logs._output, "stream", None)
     yield
     logging.getLogger().handlers[:] = handlers
-    logs.silence()
 
 
 def written(stream: io.StringIO) -> list[dict[str, Any]]:

@@ -8,8 +8,9 @@
 import sys
 import time
 
-from slotsched import log
 from _witness import tell
+
+from slotsched import log
 
 
 def main(lines: int = 100, pause: float = 0.0, code: int = 0) -> None:

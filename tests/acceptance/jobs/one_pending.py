@@ -1,0 +1,19 @@
+# /// script
+# [tool.slotsched]
+# max_time = "60s"
+# grace = "1s"
+# unique = "pending"
+# ///
+"""At most one task with the same arguments, until its start. Goes on once a file is there."""
+
+import time
+from pathlib import Path
+
+from _witness import tell
+
+
+def main(file: Path) -> None:
+    tell("start")
+    while not file.exists():
+        time.sleep(0.01)
+    tell("end")
