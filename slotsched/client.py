@@ -29,6 +29,7 @@ from slotsched.settings import Settings, load
 if TYPE_CHECKING:
     from slotsched.archive import Archive
     from slotsched.catalog import Folder
+    from slotsched.schedules import Schedules
     from slotsched.store import Store
 
 POLL_FIRST_SECONDS = 0.05
@@ -37,7 +38,7 @@ POLL_MOST_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Handle:
-    """A task that was enqueued. existed: it was there already, found by its `key`."""
+    """A task that was enqueued. existed: it was there already: of its `key`, or the only one its job may have."""
 
     id: str
     status: Status
@@ -108,6 +109,13 @@ class Client:
 
         return Folder(self.settings.jobs_dir)
 
+    @cached_property
+    def schedules(self) -> Schedules:
+        """What makes tasks over time."""
+        from slotsched.schedules import Schedules
+
+        return Schedules(self)
+
     # --- enqueue ------------------------------------------------------------------------------------
 
     def job(self, name: str) -> Job:
@@ -133,9 +141,8 @@ class Client:
 
     def _with_ids(self, options: dict[str, Any]) -> dict[str, Any]:
         """The options with full ids where tasks are named in another way."""
-        after = options.get("after")
-        if isinstance(after, (Handle, str)):
-            after = [after]
+        given = options.get("after")
+        after = [given] if isinstance(given, (Handle, str)) else given
         if not isinstance(after, (list, tuple)) or not all(isinstance(task, (Handle, str)) for task in after):
             return options
         return options | {"after": [self._id(task) for task in after]}
@@ -196,16 +203,19 @@ class Client:
         Raises InvalidBatch that names every bad one.
         """
         jobs: dict[str, Job] = {}
-        checked: list[TaskRequest] = []
+        checked: dict[int, TaskRequest] = {}
         problems: list[tuple[int, str]] = []
         for position, item in enumerate(items, 1):
             try:
-                checked.append(self._checked(item, jobs))
+                checked[position] = self._checked(item, jobs)
             except (UsageError, NotFound, InvalidJob) as error:
                 problems.append((position, str(error)))
+        missing = self.store.tasks.missing(parent for request in checked.values() for parent in request.parents)
+        for position, request in checked.items():
+            problems += [(position, f'no task "{one}" to wait for') for one in request.parents if one in missing]
         if problems:
-            raise InvalidBatch(problems)
-        return checked
+            raise InvalidBatch(sorted(problems))
+        return list(checked.values())
 
     def enqueue_many(
         self, items: Iterable[Mapping[str, Any]], on_batch: Callable[[int], None] | None = None

@@ -45,6 +45,8 @@ _OPTIONS = (
     "--quiet",
     "--nounixsocket",
     "--setParameter", "diagnosticDataCollectionEnabled=false",
+    # Whoever is killed between a transaction's writes and its commit locks what it changed for no longer than this.
+    "--setParameter", "transactionLifetimeLimitSeconds=10",
 )  # fmt: skip
 
 # Between fork and exec, in a Python of its own: a run that is killed leaves no server behind. 1 is PR_SET_PDEATHSIG.

@@ -97,8 +97,10 @@ def _unusable(job: str, fleet: Fleet) -> str:
 
 def ended(task: Task) -> str:
     """How an ended task ended: `failed: exit code 3`, `canceled by ann`, `completed`."""
-    cause = _cause(task)
-    return f"{task.status.value}: {cause}" if cause else task.status.value
+    why_so = cause(task)
+    if why_so is None:
+        return task.status.value
+    return why_so if why_so.startswith(task.status.value) else f"{task.status.value}: {why_so}"
 
 
 def limit_of(task: Task, facts: Facts | None) -> Limit | None:
@@ -263,7 +265,8 @@ def _most(lack: Needs, instances: Sequence[Instance], *, free: bool = False) -> 
     return f" (most free: {most} on {largest.name})" if free else f" (largest: {largest.name}, {most})"
 
 
-def _cause(task: Task) -> str | None:
+def cause(task: Task) -> str | None:
+    """What ended a task, in words: `exit code 3`, `canceled by ann`; None where there is nothing to say."""
     if task.reason is None or task.status is Status.COMPLETED:
         return task.message
     if task.reason is Reason.CANCELED and task.cancel is not None:

@@ -30,7 +30,8 @@ SEARCHED_CHARACTERS = 64 * 1024  # of one line
 SEARCH_SECONDS = 0.5
 WRAPPER_FIELDS = frozenset({"level", "time", "msg", "stream", "part", "eol", "bytes"})
 PASSED_ENDS = {"}": "stdout", "\t": "stderr", " ": "log"}
-HIDDEN_FIELDS = frozenset({"level", "time", "msg", "pid", "hostname", "name", "v", "err"})  # not shown behind a message
+HIDDEN_FIELDS = frozenset({"level", "time", "msg", "v", "err"})  # not shown behind a message
+LOGGER_FIELDS = frozenset({"pid", "hostname", "name"})  # nor these, where a logger of a process put them on every line
 
 _COLORS = {10: "90", 20: "34", 30: "32", 40: "33", 50: "31", 60: "97;41"}
 _BARE_VALUE = re.compile(r"[^\s\"'=\\]+")
@@ -155,7 +156,8 @@ def render(line: Line, *, color: bool = False, zone: dt.tzinfo | None = None) ->
 
 def body(line: Line) -> str:
     """The message, its fields and an error's stack as plain text, without time and level: what a search looks at."""
-    shown = " ".join(f"{plain(key)}={_value(value)}" for key, value in line.fields.items() if key not in HIDDEN_FIELDS)
+    hidden = HIDDEN_FIELDS | LOGGER_FIELDS if "pid" in line.fields and "hostname" in line.fields else HIDDEN_FIELDS
+    shown = " ".join(f"{plain(key)}={_value(value)}" for key, value in line.fields.items() if key not in hidden)
     text = plain(line.msg) + (f"  {shown}" if shown else "")
     return "\n".join(filter(None, (text, _stack(line.fields.get("err"))))).rstrip("\n")
 

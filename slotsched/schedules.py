@@ -1,9 +1,9 @@
 """Schedules for programs and the command line: options are checked here, as for `enqueue`, before anything is stored.
 
-    with Client() as client:
-        client.schedules.add("backup", {"database": "shop"}, cron="15 3 * * *", timezone="Europe/Paris")
-        for fire in client.schedules.next("backup", 3):
-            print(fire.nominal_at, *fire.notes)
+with Client() as client:
+    client.schedules.add("backup", {"database": "shop"}, cron="15 3 * * *", timezone="Europe/Paris")
+    for fire in client.schedules.next("backup", 3):
+        print(fire.nominal_at, *fire.notes)
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Place(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Fire:
-    """A time to come. local_at: nominal_at in the schedule's zone. due_at: with its jitter. notes: of changed clocks."""
+    """A time to come. local_at: nominal_at in the schedule's zone; due_at: with its jitter; notes: about clocks."""
 
     nominal_at: dt.datetime
     local_at: dt.datetime
@@ -62,7 +62,7 @@ class Backfill:
 
 
 class Schedules:
-    """Reached as `Client.schedules`. Names are the schedules' names; every method raises NotFound for an unknown one."""
+    """Reached as `Client.schedules`. Names are the schedules' own; every method raises NotFound for one not known."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
@@ -248,9 +248,7 @@ class Schedules:
         made: list[str] = []
         for first in range(0, len(left), _BATCH):
             part = left[first : first + _BATCH]
-            made += [
-                one.id for one in firing.backfill(name, part, by=self._place.owner, at_once=at_once, ahead=made)
-            ]
+            made += [one.id for one in firing.backfill(name, part, by=self._place.owner, at_once=at_once, ahead=made)]
         return Backfill(times=left, existing=len(times) - len(left), tasks=tuple(made))
 
 

@@ -11,6 +11,7 @@ import difflib
 import json
 import os
 import platform
+import pwd
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -217,14 +218,21 @@ def load(
 
 def config_files(environ: Mapping[str, str], cwd: Path) -> list[Path]:
     """The configuration files that are looked for, weakest first."""
-    xdg = Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME", "/")) / ".config")
+    xdg = Path(environ.get("XDG_CONFIG_HOME") or home(environ) / ".config")
     return [Path("/etc/slotsched") / FILE_NAME, xdg / "slotsched" / FILE_NAME, cwd / FILE_NAME]
 
 
+def home(environ: Mapping[str, str]) -> Path:
+    """This user's home, also where nobody set HOME (services, cron)."""
+    try:
+        return Path(environ.get("HOME") or pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:  # a user without a name, as in containers
+        return Path("/")
+
+
 def _defaults(environ: Mapping[str, str]) -> dict[str, Any]:
-    home = Path(environ.get("HOME") or "/")
-    state = Path(environ.get("XDG_STATE_HOME") or home / ".local" / "state") / "slotsched"
-    data = Path(environ.get("XDG_DATA_HOME") or home / ".local" / "share") / "slotsched"
+    state = Path(environ.get("XDG_STATE_HOME") or home(environ) / ".local" / "state") / "slotsched"
+    data = Path(environ.get("XDG_DATA_HOME") or home(environ) / ".local" / "share") / "slotsched"
     return {"state_dir": state, "jobs_dir": Path("jobs"), "log_store": str(data / "logs"), "name": platform.node()}
 
 
@@ -276,7 +284,8 @@ def _read_secret(variable: str, path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidSettings(f"{variable}: cannot read {path}: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise InvalidSettings(f"{variable}: cannot read {path}: {why}") from error
 
 
 def _parse(name: str, value: Any, origin: str) -> Any:
@@ -285,7 +294,8 @@ def _parse(name: str, value: Any, origin: str) -> Any:
     try:
         return FIELDS[name](value)
     except (TypeError, ValueError, AttributeError) as error:
-        raise InvalidSettings(f"{origin}: {name}: {error}") from error
+        named = name.replace("-", "_") in origin.lower().replace("-", "_")  # a flag or a variable says it itself
+        raise InvalidSettings(f"{origin}: {error}" if named else f"{origin}: {name}: {error}") from error
 
 
 def _did_you_mean(name: str) -> str:

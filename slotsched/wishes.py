@@ -40,7 +40,7 @@ def read_overrides(job: Job, options: Mapping[str, Any]) -> Overrides:
     """What is to hold instead of the job's own facts, refused in the words of `enqueue`. Raises UsageError."""
     asked = {name: options[name] for name in OVERRIDES if options.get(name) is not None}
     request = build_request(job, {}, **asked)
-    read = {
+    read: dict[str, Any] = {
         "slots": request.needs.slots,
         "memory": request.needs.memory,
         "max_time": request.max_time,

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from slotsched.catalog.facts import TRIGGERS
 from slotsched.catalog.folder import Scan
 from slotsched.model import Job
 
@@ -35,16 +36,33 @@ def check_scan(scan: Scan) -> list[Finding]:
     for job in scan.jobs.values():
         path = os.path.relpath(job.path, scan.path) if job.path else f"{job.name}.toml"
         findings += (
-            Finding(job=job.name, path=path, line=None, message=message, error=False) for message in _warnings(job)
+            Finding(job=job.name, path=path, line=None, message=message, error=False)
+            for message in _warnings(job, scan)
         )
     return sorted(findings, key=lambda finding: (finding.path, finding.line or 0))
 
 
-def _warnings(job: Job) -> Iterator[str]:
-    if job.facts.schedule:
-        yield f"{', '.join(job.facts.schedule)}: read, but this version does not act on it yet"
+def _warnings(job: Job, scan: Scan) -> Iterator[str]:
+    yield from _of_schedule(job, scan)
     stem = job.name.rpartition("/")[2]
     if job.path is not None and job.path.suffix == ".py" and stem in sys.stdlib_module_names:
         yield f"its name hides Python's own module {stem} from every script in its folder"
     if job.path is None and job.facts.command and shutil.which(job.facts.command[0]) is None:
         yield f"there is no program {job.facts.command[0]} on this machine"
+
+
+def _of_schedule(job: Job, scan: Scan) -> Iterator[str]:
+    declared = job.facts.schedule
+    trigger = next((name for name in TRIGGERS if name in declared), None)
+    if trigger == "on_event":
+        yield "on_event: read, but this version does not act on it yet"
+        return
+    missing = [parameter.name for parameter in job.parameters or () if parameter.required]
+    if trigger is not None and missing:
+        yield f"{trigger}: no run can start, as {', '.join(missing)} has no default; slotsched schedule add gives values"
+    after = declared.get("after", [])
+    for name in [after] if isinstance(after, str) else after:
+        if name == job.name:
+            yield f'after: "{name}" is this job itself'
+        elif name not in scan.jobs and name not in scan.broken:
+            yield f'after: there is no job "{name}" in this folder; it follows a schedule of that name, if there is one'

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-import zoneinfo
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from slotsched import contract
 from slotsched.catalog.storable import refuse_unstorable
 from slotsched.catalog.values import shown, suggestion
-from slotsched.errors import InvalidArguments
-from slotsched.model import UNIQUES, WHENS, Facts, Rate, RetryPolicy
+from slotsched.errors import InvalidArguments, InvalidRecurrence
+from slotsched.model import UNIQUES, WHENS, Facts, Rate, RetryPolicy, read_notify
 from slotsched.model.limits import LARGEST_CONCURRENCY, LARGEST_RATE
 from slotsched.model.needs import resource_variable
 from slotsched.quantities import parse_duration, parse_size
+from slotsched.recurrence import find_zone, parse_cron, parse_every, parse_once
 
 MAX_SLOTS = 2**31 - 1
 MAX_PRIORITY = 1_000_000  # times 10 minutes is 19 years: far enough, and safe as a date
@@ -26,6 +26,7 @@ MAX_MEMORY_FACTOR = 100
 RETRY_CAUSES = RetryPolicy().on
 
 Problem = tuple[tuple[str, ...], str]
+_T = TypeVar("_T")
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*")
@@ -190,37 +191,46 @@ def _variable(name: str, value: Any) -> str:
 
 
 def _zone(value: Any) -> str:
-    name = _text(value)
-    try:
-        zoneinfo.ZoneInfo(name)
-    except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
-        raise _bad(value, "a time zone such as Europe/Paris") from None
-    return name
+    return _recurring(find_zone, _text(value)).name
 
 
 def _crons(value: Any) -> Any:
     for line in [value] if isinstance(value, str) else _texts(value):
-        if len(line.split()) not in (5, 6) and not line.strip().startswith("@"):
-            raise ValueError(f"{shown(line)} has not five fields, or six with seconds last")
+        _recurring(parse_cron, line)
     return value
 
 
+def _every(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise _bad(value, "a duration such as 90, 10m or 1h30m")
+    return _recurring(parse_every, value).period.total_seconds()
+
+
 def _moment(value: Any) -> str:
-    if isinstance(value, (dt.datetime, dt.date)):
-        return value.isoformat()
-    return _filled(value)
+    text = value.isoformat() if isinstance(value, (dt.datetime, dt.date)) else _filled(value)
+    _recurring(parse_once, text)
+    return text
+
+
+def _recurring(parse: Callable[[Any], _T], value: Any) -> _T:
+    """What `slotsched.recurrence` reads; its words without the fact's name, which the caller says."""
+    try:
+        return parse(value)
+    except InvalidRecurrence as error:
+        raise ValueError(str(error).removeprefix("every: ")) from None
 
 
 def _names(value: Any) -> Any:
     return [_filled(item) for item in _texts(value)] if isinstance(value, list) else _filled(value)
 
 
-def _storable(value: Any) -> Any:
+def _notify(value: Any) -> dict[str, Any]:
+    notify = read_notify(value)
     try:
-        refuse_unstorable(value, "it", InvalidArguments)
+        refuse_unstorable(notify, "it", InvalidArguments)
     except InvalidArguments as error:
         raise ValueError(f"cannot be stored: {error}") from None
-    return value
+    return notify
 
 
 _FACTS: dict[str, Callable[[Any], Any]] = {
@@ -255,7 +265,7 @@ _FACTS: dict[str, Callable[[Any], Any]] = {
 }
 _SCHEDULE: dict[str, Callable[[Any], Any]] = {
     "cron": _crons,
-    "every": _duration(100 * MAX_TIME_SECONDS, positive=True),
+    "every": _every,
     "at": _moment,
     "after": _names,
     "on_event": _names,
@@ -263,9 +273,9 @@ _SCHEDULE: dict[str, Callable[[Any], Any]] = {
     "timezone": _zone,
     "overlap": _one_of("skip", "buffer_one", "buffer_all", "cancel_other", "allow_all"),
     "catch_up": _one_of("once", "all", "none"),
-    "notify": _storable,
+    "notify": _notify,
 }
-_TRIGGERS = ("cron", "every", "at", "after", "on_event")
+TRIGGERS = ("cron", "every", "at", "after", "on_event")
 _RETRY_FIELDS = {
     "retries": "limit",
     "retry_delay": "delay",
@@ -301,9 +311,9 @@ def read_facts(table: Mapping[str, Any]) -> tuple[Facts, list[Problem]]:
 
 
 def _contradictions(table: Mapping[str, Any]) -> Iterator[Problem]:
-    triggers = [name for name in _TRIGGERS if name in table]
+    triggers = [name for name in TRIGGERS if name in table]
     if len(triggers) > 1:
-        yield (triggers[1],), f"{triggers[1]}: only one of {', '.join(_TRIGGERS)}, and {triggers[0]} is there already"
+        yield (triggers[1],), f"{triggers[1]}: only one of {', '.join(TRIGGERS)}, and {triggers[0]} is there already"
     if "when" in table and "after" not in table:
         yield ("when",), "when: only together with after"
     if "concurrency_key" in table and "concurrency" not in table:

@@ -126,11 +126,11 @@ class Folder:
                 problems += _same_name(name, [candidate.shown_path for candidate, _ in found])
             elif found[0][1].job is not None:
                 jobs[name] = found[0][1].job
+        problems.sort(key=lambda problem: (problem.path, problem.line or 0))
         broken: dict[str, Broken] = {}
         for problem in problems:
             jobs.pop(problem.name, None)
             broken.setdefault(problem.name, problem)
-        problems.sort(key=lambda problem: (problem.path, problem.line or 0))
         return Scan(path=self.path, jobs=jobs, broken=broken, problems=tuple(problems))
 
     # --- the folder's files -------------------------------------------------------------------------

@@ -7,6 +7,7 @@ def main() -> None:
     """The console script. Ends the process with one of the exit codes of `slotsched.contract`."""
     import sys
 
-    from slotsched.cli.app import run
+    from slotsched.cli.app import open_closed_streams, run
 
+    open_closed_streams()
     sys.exit(run(sys.argv[1:]))

@@ -57,8 +57,8 @@ def _ending(invoke: Callable[[], int]) -> int:
         return contract.EXIT_INTERRUPTED
     except KeyboardInterrupt:
         return contract.EXIT_INTERRUPTED
-    except BrokenPipeError:
-        return _broken_pipe()
+    except OSError as error:
+        return _lost_answer(error)
     except TyperException as error:
         return _usage(error)
 
@@ -73,15 +73,26 @@ def _usage(error: TyperException) -> int:
 
 
 def _flush() -> int:
-    """Write out what is buffered while a broken pipe can still be answered quietly."""
+    """Write out what is buffered while a failure can still be answered in a sentence."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        return _broken_pipe()
+    except OSError as error:
+        return _lost_answer(error)
     return contract.EXIT_OK
 
 
-def _broken_pipe() -> int:
-    """Nobody reads any more: what is left in the buffer goes nowhere, without a word at exit."""
+def _lost_answer(error: OSError) -> int:
+    """A file or stdout that cannot be used. What is left in the buffer goes nowhere, without a word at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return EXIT_BROKEN_PIPE
+    if isinstance(error, BrokenPipeError):  # nobody reads any more, and wants no word about it
+        return EXIT_BROKEN_PIPE
+    say(f"{error.filename or 'the answer cannot be written'}: {error.strerror or error}")
+    return contract.EXIT_FAILED
+
+
+def open_closed_streams() -> None:
+    """`>&-` leaves no stream at all: then what is written goes nowhere."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for as long as the process lives
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115

@@ -30,12 +30,7 @@ class Command(TyperCommand):
         return coerced_plainly(super().get_params(ctx))
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
-        own = {name for parameter in self.params for name in parameter.opts}
-        flags = {f"--{name.replace('_', '-')}": name for name in self.settings_flags}
-        rest, found = take_flags(args, {flag: name for flag, name in flags.items() if flag not in own})
-        if not ctx.resilient_parsing:
-            Session.of(ctx).flags.update(found)
-        return super().parse_args(ctx, rest)
+        return super().parse_args(ctx, _without_settings(ctx, args, self.params, self.settings_flags))
 
     def format_options(self, ctx: Context, formatter: HelpFormatter) -> None:
         """Arguments, then options; without the types that typer puts behind an argument's name."""
@@ -62,6 +57,7 @@ class Group(TyperGroup):
     """A group whose help lists its commands in sections, and whose errors are sentences."""
 
     sections: Mapping[str, Sequence[str]] = {}
+    settings_flags: tuple[str, ...] = ()
 
     def get_params(self, ctx: Context) -> list[Parameter]:
         return coerced_plainly(super().get_params(ctx))
@@ -70,7 +66,7 @@ class Group(TyperGroup):
         if not args and not ctx.resilient_parsing:
             say(ctx.get_help())
             raise typer.Exit(contract.EXIT_USAGE)
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, _without_settings(ctx, args, self.params, self.settings_flags))
 
     def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
         if not self.sections:
@@ -82,6 +78,16 @@ class Group(TyperGroup):
             rows = [(f"{name:<{widest}}", command.get_short_help_str(limit=90)) for name, command in commands]
             with formatter.section(title):
                 formatter.write_dl(rows)
+
+
+def _without_settings(ctx: Context, args: list[str], own: Sequence[Parameter], names: Sequence[str]) -> list[str]:
+    """The words without those flags of settings that are no options of the command's own; they go to the session."""
+    options = {option for parameter in own for option in parameter.opts}
+    flags = {f"--{name.replace('_', '-')}": name for name in names}
+    rest, found = take_flags(args, {flag: name for flag, name in flags.items() if flag not in options})
+    if not ctx.resilient_parsing:
+        Session.of(ctx).flags.update(found)
+    return rest
 
 
 def take_flags(args: Sequence[str], flags: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:

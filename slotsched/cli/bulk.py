@@ -105,8 +105,10 @@ def _numbered(source: Path) -> Iterator[tuple[int, str]]:
         else:
             with source.open(encoding="utf-8") as stream:
                 yield from _not_blank(stream)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--from-jsonl: {error}") from None
+    except OSError as error:
+        raise UsageError(f"--from-jsonl: cannot read {source}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"--from-jsonl: {source} is not UTF-8") from None
 
 
 def _not_blank(stream: Any) -> Iterator[tuple[int, str]]:

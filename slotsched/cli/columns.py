@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from slotsched.cli.render import STATUS_COLORS, Column
 from slotsched.cli.text import moment, short, span
-from slotsched.explain import Fleet, ended, why
+from slotsched.explain import Fleet, cause, why
 from slotsched.model import OPEN, TERMINAL, Instance, Status, Task
 from slotsched.quantities import format_duration, format_size
 
@@ -47,8 +47,7 @@ def status_color(task: Task) -> str | None:
 def why_cell(task: Task, fleet: Fleet, now: dt.datetime) -> str:
     """Why it does not run yet, or how it ended; nothing for what runs or completed."""
     if task.status in TERMINAL:
-        sentence = ended(task)
-        return sentence.partition(": ")[2] if task.status is not Status.COMPLETED else NONE
+        return (cause(task) if task.status is not Status.COMPLETED else None) or NONE
     if task.status is Status.RUNNING and task.cancel is None:
         return NONE
     return why(task, fleet, now)

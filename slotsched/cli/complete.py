@@ -24,6 +24,11 @@ def job_names(context: typer.Context, incomplete: str) -> list[str]:
     return sorted({name for name in _names(folder) if name.startswith(incomplete)})
 
 
+def schedule_names(context: typer.Context, incomplete: str) -> list[str]:
+    """Most schedules are named like their job; names of others would have to be asked of the database."""
+    return job_names(context, incomplete)
+
+
 def argument_words(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """`name=` for each argument of the job named before, without those already given."""
     from slotsched.catalog import Folder

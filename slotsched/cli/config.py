@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,8 @@ from slotsched.cli.options import OutputOption
 from slotsched.cli.render import Column, Output, put, show_object, show_rows
 from slotsched.cli.session import Session
 from slotsched.cli.text import span
+
+_SECRET_OPTION = re.compile(r"(?<=password=)[^&]*|(?<=token:)[^&,]*", re.IGNORECASE)
 
 
 def config_show(
@@ -33,7 +36,7 @@ def config_show(
         return
     columns = [
         Column[str](title="SETTING", cell=lambda name: name),
-        Column[str](title="VALUE", cell=lambda name: _text(values[name])),
+        Column[str](title="VALUE", cell=lambda name: _text(name, values[name])),
     ]
     if origin:
         columns.append(Column[str](title="ORIGIN", cell=lambda name: loaded.origins[name]))
@@ -61,16 +64,20 @@ def _shown(name: str, value: Any) -> Any:
 
 
 def without_password(uri: str) -> str:
-    """`mongodb://ann:***@host/...` for a URI with a password."""
+    """`mongodb://ann:***@host/...` for a URI with a password; also those among its options."""
     scheme, slashes, rest = uri.partition("://")
     credentials, at, hosts = rest.rpartition("@")
     user, colon, _ = credentials.partition(":")
-    return f"{scheme}{slashes}{user}{':***' if colon else ''}{at}{hosts}"
+    return f"{scheme}{slashes}{user}{':***' if colon else ''}{at}{_SECRET_OPTION.sub('***', hosts)}"
 
 
-def _text(value: Any) -> str:
+def _text(name: str, value: Any) -> str:
+    from slotsched.quantities import format_size
+
     if value is None:
         return "-"
+    if name in ("memory", "log_limit") and isinstance(value, int):
+        return format_size(value)
     if isinstance(value, dict):
         return ",".join(f"{key}={item}" for key, item in value.items()) or "-"
     if isinstance(value, list):

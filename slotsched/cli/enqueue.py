@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +15,7 @@ from slotsched.cli.options import LinesFile, OutputOption, TimeoutOption, durati
 from slotsched.cli.phrases import queued, worst
 from slotsched.cli.render import Output, is_terminal, pairs, put, say, show_object
 from slotsched.cli.session import Session, now
-from slotsched.cli.text import ago, compact, moment, short, span
+from slotsched.cli.text import ago, compact, moment, short, slot_count, span
 from slotsched.errors import UsageError
 
 if TYPE_CHECKING:
@@ -103,6 +102,8 @@ def enqueue(
     if dry_run:
         _show_request(found, request, output)
         return
+    if request.due_at is not None and request.due_at <= now():
+        say(f"{moment(request.due_at)} is past: it is due at once", color="yellow")
     handle = session.client.submit(request)
     session.remember(handle.id)
     _show_handle(session, handle, found, request, output, waits=wait or follow)
@@ -153,8 +154,10 @@ def read_args(text: str) -> dict[str, Any]:
         elif text.startswith("@"):
             text = Path(text[1:]).read_text(encoding="utf-8")
         found = json.loads(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--args: {error}") from None
+    except OSError as error:
+        raise UsageError(f"--args: cannot read {text[1:]}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError("--args: not UTF-8") from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"--args: not JSON: {error}") from None
     if not isinstance(found, dict):
@@ -171,14 +174,14 @@ def _show_request(job: Job, request: TaskRequest, output: Output) -> None:
 def _request_lines(job: Job, request: TaskRequest) -> list[str]:
     from slotsched.quantities import format_size
 
-    needs: Mapping[str, Any] = {"slots": request.needs.slots, **request.needs.resources}
+    needs = [slot_count(request.needs.slots), *(f"{units} {name}" for name, units in request.needs.resources.items())]
     due = _due(request)
     return list(
         pairs(
             [
                 ("  job", job.name),
                 ("  arguments", compact(dict(request.args))),
-                ("  needs", ", ".join(f"{units} {name}" for name, units in needs.items())),
+                ("  needs", ", ".join(needs)),
                 ("  memory", format_size(request.needs.memory) if request.needs.memory else ""),
                 ("  max time", span(request.max_time or job.facts.max_time)),
                 ("  retries", str(request.retry.limit)),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from slotsched.model import Task
 
 LAST_LINES_SECONDS = 20.0  # how long the end of a log may take to arrive after its task's end
-LONGEST_LINE = 64 * 1024  # characters that are held until their line ends; a longer line is broken
+LONGEST_LINE = 1024 * 1024  # characters that are held until their line ends; a longer line is broken
 
 
 def follow(session: Session, task_id: str, timeout: float | None) -> Task:

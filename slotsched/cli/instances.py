@@ -9,6 +9,7 @@ import typer
 from slotsched.cli.options import OutputOption
 from slotsched.cli.render import Output, put, show_rows
 from slotsched.cli.session import Session
+from slotsched.cli.text import slot_count
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The instance's name, or its id.")]
 
@@ -50,4 +51,4 @@ def instance_slots(
     Running tasks keep theirs; it lasts until the instance is restarted.
     """
     Session.of(context).client.store.instances.set_slots(name, slots)
-    put(f"{name} will offer {slots} slot{'' if slots == 1 else 's'}")
+    put(f"{name} will offer {slot_count(slots)}")

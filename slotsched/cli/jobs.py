@@ -13,7 +13,7 @@ from slotsched.cli.complete import job_names
 from slotsched.cli.options import JobArgument, OutputOption
 from slotsched.cli.render import Output, pairs, put, say, show_object, show_rows
 from slotsched.cli.session import Session
-from slotsched.cli.text import compact, span
+from slotsched.cli.text import compact, slot_count, span
 from slotsched.errors import NotFound, Refused, StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -129,6 +129,8 @@ def job_check(context: typer.Context, jobs: JobsArgument = None) -> None:
     from slotsched.catalog import check_scan
 
     session = Session.of(context)
+    if not session.settings.jobs_dir.is_dir():
+        raise NotFound(f"there is no folder {session.settings.jobs_dir}; set jobs_dir, or: slotsched job new hello")
     scan = session.client.folder.scan()
     for name in jobs or ():
         if name not in scan.jobs and name not in scan.broken:
@@ -137,8 +139,7 @@ def job_check(context: typer.Context, jobs: JobsArgument = None) -> None:
     if not wanted:
         say(f"no job files in {session.settings.jobs_dir}")
     for name in sorted(wanted & set(scan.jobs)):
-        slots = scan.jobs[name].facts.slots
-        put(f"ok  {name}  {slots} slot{'' if slots == 1 else 's'}")
+        put(f"ok  {name}  {slot_count(scan.jobs[name].facts.slots)}")
     findings = [finding for finding in check_scan(scan) if finding.job in wanted]
     for finding in findings:
         put(str(finding))

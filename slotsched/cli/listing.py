@@ -76,7 +76,7 @@ def ps(
     if watch:
         _watch(session, wanted, limit, output)
     else:
-        _show(session, wanted, limit, output)
+        _show(session, wanted, limit, output, none="" if every else "nothing waits or runs; ps -a shows what has ended")
 
 
 def task_ls(
@@ -152,7 +152,8 @@ def _rows(session: Session, wanted: TaskFilter, limit: int) -> Rows:
     return Rows(tasks=tasks, fleet=fleet, more=len(found) > len(tasks))
 
 
-def _show(session: Session, wanted: TaskFilter, limit: int, output: Output) -> None:
+def _show(session: Session, wanted: TaskFilter, limit: int, output: Output, *, none: str = "") -> None:
+    """none: what a person is told when there is no task to show."""
     from slotsched.cli.columns import task_columns
 
     rows = _rows(session, wanted, limit)
@@ -160,6 +161,8 @@ def _show(session: Session, wanted: TaskFilter, limit: int, output: Output) -> N
     show_rows(rows.tasks, columns, output, to_object=lambda task: task.to_object(), to_id=lambda task: task.id)
     if rows.more:
         say(f"the newest {limit} are shown; -n 0 shows all")
+    if none and not rows.tasks and is_terminal(sys.stdout):
+        say(none)
 
 
 def _watch(session: Session, wanted: TaskFilter, limit: int, output: Output) -> None:

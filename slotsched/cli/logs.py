@@ -12,7 +12,7 @@ import typer
 
 from slotsched.cli.options import TaskArgument, parsed
 from slotsched.cli.phrases import say_rejoin
-from slotsched.cli.render import is_terminal, put, say, use_color, write
+from slotsched.cli.render import is_terminal, say, use_color, write
 from slotsched.cli.session import Session
 from slotsched.errors import UsageError
 
@@ -103,7 +103,7 @@ def _write(lines: Iterable[bytes], *, as_json: bool, at_once: bool) -> None:
     renderer = Renderer(color=use_color(sys.stdout))
     for line in lines:
         if as_json:
-            put(line.decode("utf-8", "replace").rstrip("\n"))
+            sys.stdout.buffer.write(line)
         else:
             write(renderer.feed(parse(line)))
         if at_once:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from slotsched import contract
 from slotsched.cli.render import STATUS_COLORS, is_terminal, paint, say
 from slotsched.cli.session import now
-from slotsched.cli.text import compact, plain, short, span
+from slotsched.cli.text import compact, plain, short, slot_count, span
 from slotsched.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 def queued(task_id: str, request: TaskRequest, max_time: float, due: str) -> str:
     """`task 8c1d2e3f queued  resize  4 slots  max 30m`. due: in words, empty for at once."""
-    slots = request.needs.slots
     state = f"scheduled for {due}" if due else "queued"
     if request.parents:
         first, *others = request.parents
@@ -27,21 +26,22 @@ def queued(task_id: str, request: TaskRequest, max_time: float, due: str) -> str
         [
             f"task {short(task_id)} {state}",
             request.job,
-            f"{slots} slot{'' if slots == 1 else 's'}",
+            slot_count(request.needs.slots),
             f"max {span(max_time)}",
         ]
     )
 
 
 def ending(task: Task, *, color: bool = False) -> str:
-    """`completed in 26.1s  result {"pictures": 40}`, `failed in 3.0s: exit code 7`, `canceled by ann`."""
+    """`completed in 26.1s  result {"pictures": 40}`, `failed in 3.0s: exit code 7`, `canceled in 1.0s by ann`."""
     from slotsched.cli.columns import ran
     from slotsched.explain import ended
 
-    status, colon, cause = ended(task).partition(": ")
+    status = task.status.value
+    cause = plain(ended(task)).removeprefix(status)
     took = "" if task.started_at is None else f" in {ran(task, now())}"
     result = "" if task.result is None else f"  result {plain(compact(task.result))}"
-    return paint(status, STATUS_COLORS.get(status), enabled=color) + took + colon + plain(cause) + result
+    return paint(status, STATUS_COLORS.get(status), enabled=color) + took + cause + result
 
 
 def worst(tasks: Iterable[Task]) -> int:

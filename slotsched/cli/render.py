@@ -6,6 +6,7 @@ neither, so that `awk` and `grep` see every row whole on one line.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -166,21 +167,26 @@ def show_rows(
     elif output is Output.ID:
         put_lines(to_id(row) for row in rows)
     elif output is Output.JSONL:
-        put_lines(json.dumps(to_object(row), ensure_ascii=False) for row in rows)
+        put_lines(as_json(to_object(row)) for row in rows)
     else:
-        put(json.dumps([to_object(row) for row in rows], ensure_ascii=False, indent=2))
+        put(as_json([to_object(row) for row in rows], indent=2))
 
 
 def show_object(value: Any, output: Output, *, identity: str, lines: Callable[[], Iterable[str]]) -> None:
     """Print one thing: its JSON, its id, or the given lines for people."""
     if output is Output.JSON:
-        put(json.dumps(value, ensure_ascii=False, indent=2))
+        put(as_json(value, indent=2))
     elif output is Output.JSONL:
-        put(json.dumps(value, ensure_ascii=False))
+        put(as_json(value))
     elif output is Output.ID:
         put(identity)
     else:
         put_lines(lines())
+
+
+def as_json(value: Any, *, indent: int | None = None) -> str:
+    """JSON text; readable where stdout can show all of Unicode, else with escapes that JSON itself knows."""
+    return json.dumps(value, ensure_ascii=not _is_utf8(sys.stdout), indent=indent)
 
 
 def pairs(items: Iterable[tuple[str, str]]) -> Iterator[str]:
@@ -210,14 +216,19 @@ def put_lines(lines: Iterable[str]) -> None:
 
 
 def say(text: str, *, color: str | None = None) -> None:
-    """One line for the person at the terminal, on stderr: never part of the answer."""
-    sys.stderr.write(paint(_printable(text, sys.stderr), color, enabled=use_color(sys.stderr)) + "\n")
-    sys.stderr.flush()
+    """One line for the person at the terminal, on stderr: never part of the answer, and lost where nobody reads it."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(paint(_printable(text, sys.stderr), color, enabled=use_color(sys.stderr)) + "\n")
+        sys.stderr.flush()
 
 
 def say_lines(lines: Iterable[str]) -> None:
     for line in lines:
         say(line)
+
+
+def _is_utf8(stream: TextIO) -> bool:
+    return (stream.encoding or "utf-8").lower().replace("_", "-") in ("utf-8", "utf8")
 
 
 def _printable(text: str, stream: TextIO) -> str:

@@ -6,6 +6,7 @@ Always stderr: what is followed is not the answer.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -42,7 +43,8 @@ class Screen(Protocol):
 
 def open_screen() -> Screen:
     """The screen that fits stderr."""
-    return LiveScreen() if is_terminal(sys.stderr) else PlainScreen()
+    live = is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb"
+    return LiveScreen() if live else PlainScreen()
 
 
 @contextlib.contextmanager

@@ -125,5 +125,7 @@ def now() -> dt.datetime:
 
 def _last_file() -> Path:
     """Beside the state of this user, whatever `state_dir` a scheduler on this machine has."""
-    state = os.environ.get("XDG_STATE_HOME") or Path(os.environ.get("HOME") or "/") / ".local" / "state"
+    from slotsched.settings import home
+
+    state = os.environ.get("XDG_STATE_HOME") or home(os.environ) / ".local" / "state"
     return Path(state) / "slotsched" / "last-task"

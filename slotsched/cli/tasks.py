@@ -25,7 +25,7 @@ from slotsched.cli.options import (
 from slotsched.cli.phrases import confirm, ending, say_rejoin, worst
 from slotsched.cli.render import Output, is_terminal, pairs, put, say, show_object, use_color
 from slotsched.cli.session import Session, now
-from slotsched.cli.text import ago, compact, moment, plain, short, span
+from slotsched.cli.text import ago, compact, moment, plain, short, slot_count, span
 from slotsched.errors import SlotschedError, UsageError
 
 if TYPE_CHECKING:
@@ -213,7 +213,8 @@ def _description(session: Session, task: Task) -> Iterator[str]:
     moment_now = now()
     needs = task.needs
     resources = ", ".join(f"{units} {name}" for name, units in sorted(needs.resources.items()))
-    holds = [f"{needs.slots} slots", format_size(needs.memory) if needs.memory else "", resources, *needs.tags]
+    alone = "alone on its machine" if needs.exclusive else ""
+    holds = [slot_count(needs.slots), format_size(needs.memory) if needs.memory else "", resources, *needs.tags, alone]
     sentence = session.client.explain(task)
     yield from pairs(
         [

@@ -65,6 +65,11 @@ def span(seconds: float) -> str:
     return re.sub(r"(?<=[mhd])00[smh]$", "", format_duration(seconds)).replace(".0s", "s")
 
 
+def slot_count(count: int) -> str:
+    """`1 slot`, `4 slots`."""
+    return f"{count} slot{'' if count == 1 else 's'}"
+
+
 def plain(text: Any) -> str:
     """One line without control sequences, fit for a table cell or a message."""
     from slotsched.loglines import plain as without_controls

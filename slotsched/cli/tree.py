@@ -20,12 +20,14 @@ from slotsched.cli import (
     jobs,
     listing,
     logs,
+    schedule_views,
+    schedules,
     serve,
     tasks,
 )
 from slotsched.cli.base import CONTEXT, Command, Group, SchedulerCommand
 from slotsched.cli.render import put
-from slotsched.cli.session import Session
+from slotsched.cli.session import PLACE_FLAGS, Session
 
 _START: dict[str, Callable[..., Any]] = {"up": serve.up, "demo": serve.demo}
 _TASKS: dict[str, Callable[..., Any]] = {
@@ -55,6 +57,23 @@ _GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
             "disable": jobs.job_disable,
         },
     ),
+    "schedule": (
+        "Run jobs over time: add, look at, change, pause, run now, backfill.",
+        {
+            "add": schedules.schedule_add,
+            "ls": schedule_views.schedule_ls,
+            "show": schedule_views.schedule_show,
+            "set": schedules.schedule_set,
+            "pause": schedules.schedule_pause,
+            "resume": schedules.schedule_resume,
+            "run": schedules.schedule_run,
+            "next": schedule_views.schedule_next,
+            "history": schedule_views.schedule_history,
+            "clear-history": schedules.schedule_clear_history,
+            "backfill": schedules.schedule_backfill,
+            "rm": schedules.schedule_rm,
+        },
+    ),
     "instance": (
         "Look at instances, drain them, change their slots.",
         {
@@ -76,7 +95,7 @@ _OF_SCHEDULERS = frozenset({serve.up, serve.scheduler_run, config.config_show, d
 _SECTIONS = {
     "Start here": list(_START),
     "Tasks": [*_TASKS, "task"],
-    "Jobs and instances": ["job", "instance", "scheduler"],
+    "Jobs and instances": ["job", "schedule", "instance", "scheduler"],
     "Administration": ["doctor", "db", "config", "completion"],
 }
 
@@ -85,6 +104,7 @@ class Root(Group):
     """The top of the tree."""
 
     sections = _SECTIONS
+    settings_flags = PLACE_FLAGS
 
 
 def build() -> TyperGroup:
@@ -152,7 +172,8 @@ def _root(
 ) -> None:
     """Run job scripts in resource slots on machines of different sizes.
 
-    Settings may be given before or after the command, as SLOTSCHED_<NAME> or in slotsched.toml; see: config show.
+    These options, and others that say where things are, stand before or after the command. Every setting may come as
+    SLOTSCHED_<NAME> or in slotsched.toml; see: slotsched config show.
     """
     del version
     given = {

@@ -61,7 +61,7 @@ class Facts:
     unique: str | None = None  # "pending" or "running": see TaskRequest
     user_namespace: bool = True  # False: setuid programs keep working, containment is weaker without root
     dependencies: tuple[str, ...] = ()
-    schedule: Mapping[str, Any] = field(default_factory=dict)  # facts about when it runs, checked but not acted on yet
+    schedule: Mapping[str, Any] = field(default_factory=dict)  # facts about when it runs, and who is told of its ends
 
     @property
     def needs(self) -> Needs:

@@ -52,7 +52,8 @@ class Claimer:
         self.settle()
         if not self._may_claim():
             return 0
-        engine.store.queue.promote()
+        if engine.store.queue.promote():
+            self.refresh_lanes()  # now, whenever the change stream tells of it
         window = self._window()
         if not window:
             self._reserve(None)

@@ -26,6 +26,8 @@ class Firer:
         self.more = False
         if engine.draining or engine.fenced:  # what is due waits for the others, or for this machine's return
             return 0
+        if freed := engine.store.firing.free_locks():
+            engine.log.warning("freed what a killed process had left locked", transactions=freed)
         begun = engine.now()
         allowed = min(PASS_SECONDS, PASS_SHARE * engine.settings.lease)
         made = 0

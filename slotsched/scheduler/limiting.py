@@ -44,7 +44,7 @@ class Limiter:
         self._engine = engine
         self._left: dict[str, int] = {}
         self._reached: dict[str, float] = {}  # scope -> CLOCK_BOOTTIME until which it is not looked at again
-        self._granted: dict[str, dict[str, Rate]] = {}  # claim token -> the rates it took starts of, by job
+        self._granted: tuple[str, dict[str, Rate]] = ("", {})  # the last claim's token, and whose starts it took
 
     # --- what is open --------------------------------------------------------------------------------
 
@@ -112,23 +112,21 @@ class Limiter:
         by_job: dict[str, list[Wanted]] = defaultdict(list)
         for task_id, lane in wanted:
             by_job[lane.job].append(Wanted(id=task_id, limit=self._limit(lane)))
-        self._granted[token] = {}
+        rates = {job: rate for job in by_job if (rate := engine.scan.jobs[job].facts.rate) is not None}
+        self._granted = token, rates
         allowed: list[Wanted] = []
         for job, tasks in by_job.items():
-            allowed += self._with_starts(job, tasks, token)
+            allowed += self._with_starts(job, rates[job], tasks, token) if job in rates else tasks
         return engine.store.permits.claim(allowed, token, engine.ref) if allowed else []
 
-    def _with_starts(self, job: str, tasks: list[Wanted], token: str) -> list[Wanted]:
-        rate = self._engine.scan.jobs[job].facts.rate
-        if rate is None:
-            return tasks
-        self._granted[token][job] = rate
+    def _with_starts(self, job: str, rate: Rate, tasks: list[Wanted], token: str) -> list[Wanted]:
         grant = self._engine.store.rates.take(job, rate, len(tasks), token)
         return [Wanted(id=task.id, limit=task.limit, by=grant.by) for task in tasks[: grant.starts]]
 
     def settle(self, token: str, claimed: Sequence[Task]) -> None:
         """The claim has got these: give back the starts that it took for others."""
-        for job, rate in self._granted.pop(token, {}).items():
+        granted_to, rates = self._granted
+        for job, rate in rates.items() if granted_to == token else ():
             started = [task.started_at for task in claimed if task.job == job and task.started_at is not None]
             self._engine.store.rates.correct(job, rate, token, started)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from slotsched.errors import Refused
 from slotsched.model import Instance
@@ -17,7 +18,7 @@ from slotsched.scheduler.engine import Engine
 @dataclass
 class _Watched:
     name: str
-    nonce: str
+    nonce: Any  # text, unless the document is one that no slotsched wrote
     patience: float  # seconds: its lease + grace
     seconds: float = 0.0  # for how long it was seen unchanged
 

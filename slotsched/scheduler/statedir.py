@@ -47,7 +47,9 @@ class StateDirectory:
         try:
             self.runs.mkdir(parents=True, exist_ok=True, mode=0o711)
         except OSError as error:
-            raise SlotschedError(f"cannot use the state directory {self.path}: {error}. Set --state-dir") from error
+            raise SlotschedError(
+                f"cannot use the state directory {self.path}: {error.strerror}. Set --state-dir"
+            ) from error
         inherited = os.environ.pop(LOCK_FD_VARIABLE, None)
         fd = int(inherited) if inherited else os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         os.set_inheritable(fd, False)

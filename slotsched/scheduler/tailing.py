@@ -20,6 +20,8 @@ PAUSE_SECONDS = 0.5
 CHUNK_BYTES = 256 << 10
 KEPT_BYTES = 4 << 20  # of one attempt in the store
 CHUNKS_PER_PASS = 4
+# More than any line in a log. A log over its cap has a hole, zeros by the gigabyte, and a flood can outrun the reader.
+LONGEST_LINE_BYTES = 1 << 20
 
 
 @dataclass
@@ -119,13 +121,13 @@ class Tailer(threading.Thread):
 
 
 def _whole_lines(path: Path, offset: int) -> bytes:
-    """The complete lines from `offset` on, at most one chunk (a single longer line whole)."""
+    """The complete lines from `offset` on, at most one chunk (a single longer line whole); none inside a hole."""
     with path.open("rb") as stream:
         stream.seek(offset)
         data = stream.read(CHUNK_BYTES)
         end = data.rfind(b"\n") + 1
         if end == 0 and len(data) == CHUNK_BYTES:
-            data += stream.readline()
+            data += stream.readline(LONGEST_LINE_BYTES)
             end = len(data) if data.endswith(b"\n") else 0
     return data[:end]
 
@@ -134,5 +136,5 @@ def _line_start(path: Path, offset: int) -> int:
     """The beginning of the first line at or after `offset`."""
     with path.open("rb") as stream:
         stream.seek(offset - 1)
-        stream.readline()
+        stream.readline(LONGEST_LINE_BYTES)
         return stream.tell()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ Pipeline = list[dict[str, Any]]
 T = TypeVar("T")
 
 OLDEST_WIRE_VERSION = 13  # MongoDB 5.0: before it, names that begin with $ cannot be stored as data
+APP_NAME = "slotsched"
+ABANDONED_SECONDS = 5.0  # without a sign of life in a transaction, whose commands follow within milliseconds
 CLOCK_REFRESH_SECONDS = 30.0
 _NO_CHANGE_STREAMS = (13, 59, 115, 40573)  # not allowed to this user, not known to this server
 _LOOPBACK = ("127.", "localhost", "[::1]", "::1")
@@ -119,6 +122,23 @@ class Connection:
                     raise Contended from error
                 raise
 
+    def free_locks(self) -> int:
+        """Ends transactions of ours that nobody goes on with, and with them what they lock; how many.
+
+        What a killed process leaves would stay locked for the server's `transactionLifetimeLimitSeconds`, a minute and
+        more. A process that was only frozen finds its transaction gone, which is as if it had been contended.
+        """
+        inactive = {"transaction.timeInactiveMicros": {"$gte": int(ABANDONED_SECONDS * 1e6)}}
+        steps: Pipeline = [
+            {"$currentOp": {"idleSessions": True, "allUsers": False}},
+            {"$match": {"type": "idleSession", "appName": APP_NAME, **inactive}},
+        ]
+        with self.guard():
+            found = [{"id": one["lsid"]["id"]} for one in self._client["admin"].aggregate(steps)]
+            if found:
+                self._client["admin"].command("killSessions", found)
+        return len(found)
+
     def command(self, name: str) -> Document:
         """A command without arguments against the database."""
         return self._database.command(name)
@@ -180,14 +200,14 @@ class Connection:
 
 def describe(uri: str) -> Target:
     """What messages may say about a URI: everything but its password and its options."""
-    scheme, _, rest = uri.partition("://")
+    scheme, slashes, rest = uri.partition("://")
     credentials, at, tail = rest.rpartition("@")  # a password may hold an unescaped "/", which the driver refuses
     hosts = tail.split("/", 1)[0].split("?", 1)[0]
     user, colon, password = credentials.partition(":")
     shown = f"{user}:***@" if colon else f"{user}{at}"
     secrets = tuple(sorted({s for s in (password, unquote(password)) if s}, key=len, reverse=True))
     local = all(host.startswith(_LOOPBACK) for host in hosts.split(","))
-    return Target(uri=f"{scheme}://{shown}{hosts}", local=local, secrets=secrets)
+    return Target(uri=f"{scheme}{slashes}{shown}{hosts}", local=local, secrets=secrets)
 
 
 def _open(uri: str, target: Target, timeout: float, tls: Mapping[str, Any]) -> MongoClient[Document]:
@@ -197,15 +217,17 @@ def _open(uri: str, target: Target, timeout: float, tls: Mapping[str, Any]) -> M
             raise errors.StoreUnsuitable(
                 f"{target.uri} is not a MongoDB URI: it begins with mongodb:// or mongodb+srv://"
             )
-        client: MongoClient[Document] = MongoClient(
-            uri,
-            connect=False,
-            appname="slotsched",
-            serverSelectionTimeoutMS=milliseconds,
-            connectTimeoutMS=milliseconds,
-            **tls,
-        )
-    except (driver.PyMongoError, ValueError, OSError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # an option that the driver does not know is a mistake
+            client: MongoClient[Document] = MongoClient(
+                uri,
+                connect=False,
+                appname=APP_NAME,
+                serverSelectionTimeoutMS=milliseconds,
+                connectTimeoutMS=milliseconds,
+                **tls,
+            )
+    except (driver.PyMongoError, ValueError, OSError, UserWarning) as error:
         raise errors.StoreUnsuitable(target.clean(f"{target.uri} cannot be used: {error}")) from error
     if not client.options.retry_writes:
         client.close()

@@ -53,13 +53,16 @@ class Declared:
         jobs = self._catalogs.newest_of(self._catalogs.names(), held=True)
         declared = {name: job for name, job in jobs.items() if TRIGGERS & set(job.facts.schedule)}
         known = self._known()
+        unreadable = set(self._catalogs.broken())  # where a file cannot be read, what it said last goes on
         changes = [
             self.upsert_from_file(job)
             for name, job in declared.items()
             if known.get(name) != Source(kind=_FILE, hash=job.hash)
         ]
         changes += [
-            self.disable_missing(name) for name, source in known.items() if name not in declared and not source.gone
+            self.disable_missing(name)
+            for name, source in known.items()
+            if name not in declared and not source.gone and (name in jobs or name not in unreadable)
         ]
         return [change for change in changes if change is not None]
 
@@ -115,8 +118,14 @@ class Declared:
 
 
 def declared_by(job: Job) -> dict[str, Any]:
-    """The fields of a Schedule that the facts of a job file say. Raises InvalidRecurrence for a bad moment."""
+    """The fields of a Schedule that the facts of a job file say.
+
+    Raises InvalidRecurrence for a bad moment, InvalidArguments where the job cannot run without arguments.
+    """
     facts = job.facts.schedule
+    missing = [parameter.name for parameter in job.parameters or () if parameter.required]
+    if missing:
+        raise errors.InvalidArguments(f"no run could start, as {', '.join(missing)} has no default")
     zone = facts.get("timezone", "UTC")
     return {
         "job": job.name,

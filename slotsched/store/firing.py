@@ -60,6 +60,8 @@ class Firing:
         self._certain = connection.certain("schedules")
         self._tasks = connection.collection("tasks")
         self._locked: dict[str, float] = {}  # names, and until when (CLOCK_MONOTONIC) they are left alone
+        self._contended = False  # since locks were freed last
+        self._freed_at = 0.0  # CLOCK_MONOTONIC
 
     # --- what is due ------------------------------------------------------------------------------
     def due(self, limit: int = MOST_DUE) -> list[DueSchedule]:
@@ -114,6 +116,23 @@ class Firing:
         others = {"_id": {"$nin": sorted(self._locked)}} if self._locked else {}
         return {"status": _ACTIVE, "next_at": {"$gt": _LEAST_DATE}} | others | more
 
+    def free_locks(self) -> int:
+        """What killed instances left locked, freed; how many of their transactions. Nothing if nobody was in the way.
+
+        At most once in PATIENCE_SECONDS: for so long a schedule that was in the way is left alone.
+        """
+        now = time.monotonic()
+        if not self._contended or now < self._freed_at + PATIENCE_SECONDS:
+            return 0
+        self._contended, self._freed_at = False, now
+        try:
+            freed = self._connection.free_locks()
+        except (errors.StoreUnsuitable, errors.InvalidDocument):
+            return 0  # a user without the right to look: the server frees them, later
+        if freed:
+            self._locked.clear()
+        return freed
+
     # --- firing -----------------------------------------------------------------------------------
     def fire(self, due: Sequence[DueSchedule]) -> int:
         """Makes the tasks of what is due and moves each schedule on; how many tasks this call made.
@@ -132,6 +151,7 @@ class Firing:
         except Contended:
             if len(part) == 1:
                 self._locked[part[0].schedule.name] = time.monotonic() + PATIENCE_SECONDS
+                self._contended = True
                 return 0
         except (errors.InvalidDocument, _Duplicate) as why:
             if len(part) == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from slotsched import errors
 from slotsched.model import Status
@@ -27,17 +28,20 @@ class Rescue:
             found = self._tasks.distinct("claim.instance", {"status": _RUNNING})
         return [owner for owner in found if isinstance(owner, str)]
 
-    def seen(self, ids: Iterable[str]) -> dict[str, tuple[bool, str] | None]:
-        """Whether each instance is live, and its nonce; None where there is no document. Majority read, index `_id`."""
+    def seen(self, ids: Iterable[str]) -> dict[str, tuple[bool, Any] | None]:
+        """Whether each instance is live, and its nonce; None where there is no document. Majority read, index `_id`.
+
+        The nonce is what the document holds, of whatever type: an unreadable instance can be fenced by it all the same.
+        """
         wanted = list(ids)
         with self._connection.guard():
             found = {
-                document["_id"]: (document.get("live") is True, str(document.get("nonce")))
+                document["_id"]: (document.get("live") is True, document.get("nonce"))
                 for document in self._certain.find({"_id": {"$in": wanted}}, {"live": 1, "nonce": 1})
             }
         return {instance_id: found.get(instance_id) for instance_id in wanted}
 
-    def fence(self, instance_id: str, nonce: str) -> bool:
+    def fence(self, instance_id: str, nonce: Any) -> bool:
         """Declares an instance dead if its nonce is still the one that was seen; whether this call did. Index `_id`."""
         with self._connection.guard():
             fenced = self._instances.update_one(

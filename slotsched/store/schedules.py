@@ -237,6 +237,25 @@ class Schedules:
             found = self._tasks.find(query, {"state": 0}).sort("_id", -1).hint("by_schedule").limit(limit)
             return [show_task(document) for document in found]
 
+    def latest(self, names: Iterable[str]) -> dict[str, Task]:
+        """The newest task of each series, where there is one. Index `by_schedule`, one key a series."""
+        newest: list[Document] = [{"$sort": {"_id": -1}}, {"$limit": 1}, {"$project": {"state": 0, "result": 0}}]
+        of_series = {
+            "from": "tasks",
+            "localField": "_id",
+            "foreignField": "schedule",
+            "as": "tasks",
+            "pipeline": newest,
+        }
+        steps: list[Document] = [
+            {"$match": {"_id": {"$in": list(names)}}},
+            {"$project": {"_id": 1}},
+            {"$lookup": of_series},
+        ]
+        with self._connection.guard():
+            found = list(self._schedules.aggregate(steps))
+        return {document["_id"]: show_task(task) for document in found for task in document["tasks"]}
+
     def clear_history(self, names: Iterable[str]) -> int:
         """Removes the series' ended tasks and sets its counters to 0; how many tasks. Index `by_schedule`.
 

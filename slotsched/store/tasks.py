@@ -77,6 +77,17 @@ class Tasks:
             found = list(self._certain.find(wanted))
         return {str(document["_id"]): show_task(document) for document in found}
 
+    def missing(self, ids: Iterable[str]) -> set[str]:
+        """Those of the ids that name no task. Index `_id`, covered; batches of 1000, none where nothing is asked."""
+        left = list(dict.fromkeys(ids))
+        gone = set(left)
+        while left:
+            batch, left = left[:BATCH_TASKS], left[BATCH_TASKS:]
+            wanted = {"_id": {"$in": [to_object_id(task_id) for task_id in batch]}}
+            with self._connection.guard():
+                gone -= {str(document["_id"]) for document in self._certain.find(wanted, {"_id": 1})}
+        return gone
+
     def _document(self, task_id: str) -> Document:
         with self._connection.guard():
             document = self._certain.find_one({"_id": to_object_id(task_id)})

@@ -147,6 +147,16 @@ def test_lines_may_name_parents(shared: Fleet) -> None:
     assert [task.status for task in shared.ended(*shared.enqueue_many(lines))] == ["completed", "canceled"]
 
 
+def test_lines_that_name_a_parent_that_is_not_there_are_refused_and_none_is_stored(shared: Fleet) -> None:
+    before = shared.cli("task", "ls", "-n", "0", "-o", "id").stdout
+    lines = [{"job": "work"}] * 3 + [{"job": "work", "after": ["0" * 24]}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    done = shared.cli("enqueue", "--from-jsonl", "-", stdin=text, check=False)
+    assert done.returncode == contract.EXIT_USAGE
+    assert f'line 4: no task "{"0" * 24}" to wait for' in done.stderr
+    assert shared.cli("task", "ls", "-n", "0", "-o", "id").stdout == before
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [

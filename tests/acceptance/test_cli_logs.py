@@ -41,6 +41,12 @@ def test_levels_and_patterns_choose_lines(user: User, talk: str) -> None:
     assert set(messages(user.ok("logs", talk, "--level", "warn"))) == {"WARN  loud word", "WARN  to the other"}
     assert messages(user.ok("logs", talk, "--grep", "^plain w")) == ["INFO  plain word"]
     assert user.ok("logs", talk, "--grep", "nothing like it") == ""
+    assert user.ok("logs", talk, "--attempt", "1", "--grep", r"\bn=1\b").endswith("quiet word  n=1")
+    refused = user.run("logs", talk, "--grep", "x" * 1001)
+    assert (refused.code, refused.err) == (
+        contract.EXIT_USAGE,
+        "--grep: the pattern has 1001 characters; 1000 are allowed\n",
+    )
 
 
 def test_the_last_lines(user: User, talk: str) -> None:
@@ -79,6 +85,14 @@ def test_following_shows_lines_while_they_come_and_ends_with_the_task(user: User
         process.wait(30)
     assert process.returncode == contract.EXIT_OK
     assert messages(rest) == [f"INFO  step {n}" for n in range(1, 8)]
+
+
+@pytest.mark.parametrize("command", [("logs", "@last"), ("logs", "-f", "@last"), ("enqueue", "spells", "--follow")])
+def test_the_pieces_of_a_long_line_are_one_line_without_control_sequences(user: User, command: list[str]) -> None:
+    user.ok("enqueue", "spells", "--wait")
+    done = user.run(*command)
+    lines = [line for line in (done.out + done.err).splitlines() if "long" in line]
+    assert [line.split(" ", 1)[1] for line in lines] == ["INFO  " + "long" * 50_000]
 
 
 def test_a_task_that_never_started_has_no_log(user: User) -> None:

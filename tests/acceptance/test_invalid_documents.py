@@ -197,18 +197,22 @@ def test_other_collections_full_of_nonsense_are_in_nobodys_way(fleet: Fleet, mon
     assert instance.stop() == 0
 
 
-def test_a_task_of_an_instance_that_cannot_be_read_is_not_running_for_ever(
+def test_tasks_of_instances_that_cannot_be_read_are_not_running_for_ever(
     fleet: Fleet, mongo_client: Mongo, tasks: Any
 ) -> None:
     """Nobody can tell whether such an owner lives; it is nobody's to renew, so in the end it is called dead."""
     fleet.start("sane")
     template = sound(fleet, tasks)
     instances = mongo_client[fleet.settings["database"]]["instances"]
-    instances.insert_one({"_id": "garbled", "live": True, "name": "garbled", "nonce": "n", "lease": "long"})
-    orphan = damaged(template, lambda task: task.update(status="running", fence=1, attempt=1))
-    orphan |= {"claim": {"instance": "garbled", "token": "t"}, "instance": {"id": "garbled", "name": "garbled"}}
-    tasks.insert_one(orphan)
+    orphans = []
+    for nonce in ("n", 5, None):
+        garbled = f"garbled-{nonce}"
+        instances.insert_one({"_id": garbled, "live": True, "name": "garbled", "nonce": nonce, "lease": "long"})
+        orphan = damaged(template, lambda task: task.update(status="running", fence=1, attempt=1))
+        orphan |= {"claim": {"instance": garbled, "token": garbled}, "instance": {"id": garbled, "name": "garbled"}}
+        orphans.append(orphan)
+    tasks.insert_many(orphans)
 
-    ended = fleet.client.wait([str(orphan["_id"])], 20)[0]
-    assert ended.status == "failed"
-    assert ended.message
+    for ended in fleet.client.wait([str(orphan["_id"]) for orphan in orphans], 20):
+        assert ended.status == "failed"
+        assert ended.message

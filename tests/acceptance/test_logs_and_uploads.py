@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import signal
+import statistics
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from slotsched.model import Task
 LIVE_SECONDS = 3.0  # from the script's print to the follower's line, on a busy machine
 PROMPT_SECONDS = 2.0
 STALL_SECONDS = 20.0
+SLOW_SECONDS = 5.0  # on the busiest machine, and still far from a stalled upload's time
 
 Record = Callable[[str, object], None]
 
@@ -239,34 +241,40 @@ def test_a_log_that_was_never_uploaded_is_uploaded_after_a_restart(stage: Stage)
 
 @pytest.mark.parametrize("server", ["moto_s3"], indirect=True)
 def test_uploads_that_stall_delay_no_start_and_no_kill(stage: Stage, record_property: Record) -> None:
-    """More logs than upload threads hang on a server that takes everything and never answers."""
+    """More logs than upload threads hang on a server that takes everything and never answers.
+
+    Compared with the same instance before: how busy the machine is must not decide.
+    """
     fleet = stage.fleet
     instance = fleet.start("stalled", slots=8)
-    stage.proxy.stall()
-    stalled = [fleet.client.enqueue("talker", {"lines": 5}).id for _ in range(6)]
-    fleet.client.wait(stalled, 20)
-    stall_began = boottime()
-    until(lambda: len(spool(instance)) == 6, what="six logs in the spool")
 
     def start_and_kill() -> tuple[float, float]:
-        asked = boottime()
         task = fleet.client.enqueue("work", {"seconds": 60}).id
+        asked = boottime()
         started = fleet.witness.wait_for("start", task, seconds=10).at - asked
         asked = boottime()
         fleet.client.store.tasks.cancel(task, by="the test", kill=True)
         fleet.client.wait([task], 10)
         return started, boottime() - asked
 
-    seen = []
+    before = [start_and_kill() for _ in range(20)]
+    until(lambda: not spool(instance), what="an empty spool")
+    stage.proxy.stall()
+    had = stage.bucket.objects().keys()
+    stalled = [fleet.client.enqueue("talker", {"lines": 5}).id for _ in range(6)]
+    fleet.client.wait(stalled, 20)
+    stall_began = boottime()
+    until(lambda: len(spool(instance)) == 6, what="six logs in the spool")
+    during = []
     while boottime() - stall_began < STALL_SECONDS:
-        seen.append(start_and_kill())
-        started, killed = seen[-1]
-        assert started < 1.0
-        assert killed < 1.5
-    record_property("slowest start", max(started for started, _ in seen))
-    record_property("slowest kill", max(killed for _, killed in seen))
-    assert stage.bucket.objects() == {}
+        during.append(start_and_kill())
+    assert stage.bucket.objects().keys() == had, "nothing was uploaded meanwhile"
     assert len(spool(instance)) >= 6
+
+    for what, usual, seen in zip(("start", "kill"), zip(*before, strict=True), zip(*during, strict=True), strict=True):
+        record_property(what, [statistics.median(usual), statistics.median(seen), max(seen)])
+        assert statistics.median(seen) < 2 * statistics.median(usual) + 0.1
+        assert max(seen) < SLOW_SECONDS
 
 
 def test_a_directory_as_log_store_holds_the_same(fleet: Fleet) -> None:

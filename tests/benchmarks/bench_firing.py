@@ -141,7 +141,7 @@ def main() -> None:
         try:
             store = connect(server.uri, DATABASE, timeout=60.0)
             store.init()
-            with pymongo.MongoClient(server.uri, tz_aware=True) as client:
+            with pymongo.MongoClient(server.uri, tz_aware=True, datetime_conversion="DATETIME_AUTO") as client:
                 measure_due(server.uri, client[DATABASE], store, due)
                 client[DATABASE]["schedules"].delete_many({})
                 measure_idle(client[DATABASE], store, idle)

@@ -173,6 +173,18 @@ def test_a_client_killed_between_the_child_and_the_commit_leaves_nothing(databas
     assert mark(raw, parent) == (0, False)
 
 
+def test_without_the_mark_a_child_would_wait_for_ever(
+    database: Any, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = store.tasks.enqueue(TaskRequest(job="parent")).id
+    store.tasks.cancel(parent, "ann")
+    monkeypatch.setattr("slotsched.store.after.poke", lambda *_: None)
+    forgotten = store.tasks.enqueue(child(parent, when="any")).id
+    monkeypatch.undo()
+    assert store.resolve.ended() == []
+    assert store.tasks.get(forgotten).status is Status.WAITING
+
+
 # --- one at a time ---------------------------------------------------------------------------------
 def only(until: str, **args: Any) -> TaskRequest:
     return TaskRequest(job="single", args=args, unique=until)

@@ -16,6 +16,8 @@ import pytest
 from job_lab import Ran, run_job
 
 RunSource = Callable[..., Ran]
+UV = "uv>=0.9,<1"
+UV_SECONDS = 100
 
 
 @pytest.fixture
@@ -450,8 +452,28 @@ def wheel(folder: Path) -> Path:
     return path
 
 
-@pytest.mark.skipif(shutil.which("uv") is None, reason="uv is not on PATH")
-def test_with_the_real_uv_a_job_has_its_own_environment(run: RunSource, tmp_path: Path) -> None:
+@pytest.fixture(scope="session")
+def uv_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a real uv: the machine's, or one installed for this run.
+
+    It is no part of the extra `test`: beside the interpreter it would be found by every run of a job.
+    """
+    found = shutil.which("uv")
+    if found is not None:
+        return Path(found).parent
+    target = tmp_path_factory.mktemp("uv")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), UV]
+    try:
+        done = subprocess.run(pip, capture_output=True, text=True, timeout=UV_SECONDS, check=False)
+        problem = done.stderr if done.returncode else ""
+    except subprocess.TimeoutExpired:
+        problem = f"it took more than {UV_SECONDS} s"
+    if problem:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"uv cannot be installed: {problem}")
+    return target / "bin"
+
+
+def test_with_the_real_uv_a_job_has_its_own_environment(run: RunSource, uv_folder: Path, tmp_path: Path) -> None:
     source = f"""
         # /// script
         # dependencies = ["slotsched-lab-thing @ {wheel(tmp_path).as_uri()}"]
@@ -463,7 +485,8 @@ def test_with_the_real_uv_a_job_has_its_own_environment(run: RunSource, tmp_path
             log.info("hello")
             return [slotsched_lab_thing.VALUE, sys.prefix]
         """
-    environ = {**os.environ, "UV_CACHE_DIR": str(tmp_path / "cache"), "UV_OFFLINE": "1"}
+    path = f"{uv_folder}:{os.environ['PATH']}"
+    environ = {**os.environ, "PATH": path, "UV_CACHE_DIR": str(tmp_path / "cache"), "UV_OFFLINE": "1"}
     ran = run(source, environ=environ)
     assert ran.code == 0, ran.stderr
     assert ran.result[0] == 7

@@ -110,6 +110,11 @@ def test_a_uri_cannot_switch_retries_off(mongod: Mongod) -> None:
         connect(mongod.uri + "&retryWrites=false")
 
 
+def test_an_option_that_the_driver_does_not_know_is_refused() -> None:
+    with pytest.raises(errors.StoreUnsuitable, match="Unknown option: replicaset2"):
+        connect("mongodb://127.0.0.1:1/?replicaset2=x")
+
+
 def test_a_uri_cannot_weaken_the_concerns(mongod: Mongod, database: Any, mongo_client: Any) -> None:
     weak = connect(
         mongod.uri + "&w=0&journal=false&readConcernLevel=available&readPreference=secondaryPreferred", database.name

@@ -351,16 +351,38 @@ def test_jobs_survive_the_way_through_a_document(jobs: Path, write: Write) -> No
 def test_a_check_lists_every_problem_and_what_is_only_odd(jobs: Path, write: Write) -> None:
     write("two.sh", SHELL.replace("slots = 2", "slots = 0\n# slot = 1"), x=True)
     write("random.py", MAIN)
-    write("later.sh", SHELL.replace("slots = 2", "cron = '* * * * *'"), x=True)
+    write("later.sh", SHELL.replace("slots = 2", "on_event = 'upload'"), x=True)
+    write(
+        "series.py",
+        "# /// script\n# [tool.slotsched]\n# after = ['series', 'elsewhere']\n# ///\ndef main(n: int): ...\n",
+    )
+    write("timely.sh", SHELL.replace("slots = 2", "cron = '61 * * * *'\n# timezone = 'Europe/Pari'"), x=True)
     write("gone.toml", '[tool.slotsched]\ncommand = ["no-such-program-at-all"]\n')
     found = check_scan(scan(jobs))
     assert [(str(finding), finding.error) for finding in found] == [
         ("gone.toml:1: warning: there is no program no-such-program-at-all on this machine", False),
-        ("later.sh:1: warning: cron: read, but this version does not act on it yet", False),
+        ("later.sh:1: warning: on_event: read, but this version does not act on it yet", False),
         ("random.py:1: warning: its name hides Python's own module random from every script in its folder", False),
+        (
+            "series.py:1: warning: after: no run can start, as n has no default; slotsched schedule add gives values",
+            False,
+        ),
+        ('series.py:1: warning: after: "series" is this job itself', False),
+        (
+            'series.py:1: warning: after: there is no job "elsewhere" in this folder; it follows a schedule of that name, '
+            "if there is one",
+            False,
+        ),
+        ('timely.sh:4: cron: minute 61 is not in 0-59: "[61] * * * *"', True),
+        ('timely.sh:5: timezone: time zone "Europe/Pari" is not known, did you mean "Europe/Paris"?', True),
         ("two.sh:4: slots: 0 is not a whole number from 1 to 2147483647", True),
         ('two.sh:5: unknown key "slot", did you mean "slots"?', True),
     ]
+
+
+def test_a_broken_job_is_told_by_its_first_line_that_is_wrong(jobs: Path, write: Write) -> None:
+    write("a.py", "# /// script\n# [tool.slotsched]\n# slot = 1\n# ///\ndef main(*words): ...\n")
+    assert scan(jobs).broken["a"].line == 3
 
 
 @pytest.mark.parametrize("language", ["python", "shell", "command"])

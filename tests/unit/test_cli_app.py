@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -52,12 +55,55 @@ def test_a_setting_without_a_value_is_refused() -> None:
         take_flags(["ps", "--database"], FLAGS)
 
 
-@pytest.mark.parametrize("words", [["config", "show", "--database", "mine"], ["--database", "mine", "config", "show"]])
+@pytest.mark.parametrize("setting", ["database", "s3_region"])
+@pytest.mark.parametrize("before", [True, False])
 def test_a_setting_may_stand_before_or_after_the_command(
-    words: Sequence[str], capsys: pytest.CaptureFixture[str]
+    setting: str, before: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run([*words, "-o", "json", "--origin"]) == contract.EXIT_OK
-    assert json.loads(capsys.readouterr().out)["database"] == {"value": "mine", "origin": "--database"}
+    flag, command = f"--{setting.replace('_', '-')}", ["config", "show", "-o", "json", "--origin"]
+    assert run([flag, "mine", *command] if before else [*command, flag, "mine"]) == contract.EXIT_OK
+    assert json.loads(capsys.readouterr().out)[setting] == {"value": "mine", "origin": flag}
+
+
+def test_settings_are_shown_without_secrets_and_with_sizes_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    uri = "mongodb://ann:s3cr3t@h/?tlsCertificateKeyFilePassword=s3cr3t&replicaSet=rs0"
+    assert run(["config", "show", "--mongodb-uri", uri]) == contract.EXIT_OK
+    out = capsys.readouterr().out
+    assert "mongodb://ann:***@h/?tlsCertificateKeyFilePassword=***&replicaSet=rs0" in out
+    assert "100.0 MiB" in out
+
+
+def test_a_check_of_a_folder_that_is_not_there_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["job", "check"]) == contract.EXIT_NOT_FOUND
+    assert "there is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "said"),
+    [
+        (">&-", contract.EXIT_OK, ""),
+        ("2>&-", contract.EXIT_OK, ""),
+        (">/dev/full", contract.EXIT_FAILED, "the answer cannot be written: No space left on device\n"),
+    ],
+)
+def test_a_stdout_that_takes_nothing_is_no_crash(redirection: str, code: int, said: str) -> None:
+    command = f'exec "{sys.executable}" -m slotsched config show {redirection}'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+def test_json_is_json_whatever_the_encoding_of_the_terminal() -> None:
+    folder = Path("jobs")
+    folder.mkdir()
+    (folder / "greet.py").write_text('"""Grüße ✓"""\ndef main() -> None: ...\n', encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "slotsched", "job", "show", "greet", "-o", "json"],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        timeout=30,
+        check=True,
+    )
+    assert json.loads(done.stdout.decode("latin-1"))["facts"]["description"] == "Grüße ✓"
 
 
 @pytest.mark.parametrize(
@@ -83,7 +129,7 @@ def test_a_setting_may_stand_before_or_after_the_command(
         (["enqueue", "x", "--priority", "high"], '"high" is not a number'),
         (["job", "new", "Bad Name"], "is no job name"),
         (["--lease", "3", "ps"], "No such option"),
-        (["config", "show", "--lease", "soon"], "--lease: lease: 'soon' is not a duration"),
+        (["config", "show", "--lease", "soon"], "--lease: 'soon' is not a duration"),
     ],
 )
 def test_malformed_words_are_answered_in_a_sentence_with_exit_2(

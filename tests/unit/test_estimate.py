@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotsched.estimate import planned, replanned
+from slotsched.estimate import planned, replanned, starts_in
 
 lengths = st.floats(0, 1e6)
 
@@ -42,3 +42,10 @@ def test_a_plan_that_holds_stays_and_a_broken_one_doubles():
     assert replanned(60, 60, 3600) == 120
     assert replanned(60, 500, 3600) == 960
     assert replanned(60, 3599, 3600) == 3600
+
+
+def test_a_turn_comes_after_those_in_front_as_many_at_once_as_the_fleet_runs():
+    assert starts_in(0, 4, [10.0]) == 5.0
+    assert starts_in(8, 4, [8.0, 12.0]) == 25.0
+    assert starts_in(8, 4, []) is None
+    assert starts_in(8, 0, [10.0]) is None

@@ -50,6 +50,10 @@ def test_where_a_logger_ran_is_not_shown() -> None:
     assert shown(line(pid=1, hostname="h", name="n", v=1)) == "00:09:05 INFO  shrunk"
 
 
+def test_a_field_of_the_scripts_own_is_shown_even_if_loggers_use_its_name() -> None:
+    assert shown(line(name="ann", pid=7)) == "00:09:05 INFO  shrunk  name=ann pid=7"
+
+
 def test_a_stack_follows_indented() -> None:
     err = {"type": "ValueError", "message": "no", "stack": "Traceback:\n  File x\nValueError: no"}
     assert shown(line(level=50, err=err)).split("\n") == [

@@ -72,3 +72,40 @@ def test_a_bad_option_is_refused_by_its_name(options: dict[str, Any], sentence: 
 def test_an_unknown_option_gets_a_suggestion() -> None:
     with pytest.raises(UsageError, match='unknown key "slot", did you mean "slots"'):
         refuse_unknown({"slot": 3})
+
+
+PARENTS = ["8c1d2e3f" * 3, "0123456789abcdef01234567"]
+
+
+def test_parents_come_once_each_and_name_the_trigger() -> None:
+    request = build_request(JOB, {}, after=[*PARENTS, PARENTS[0]], when="any")
+    assert (request.parents, request.when) == (tuple(PARENTS), "any")
+    assert request.trigger == f"after:{PARENTS[0]}"
+    assert build_request(JOB, {}, after=PARENTS[0]).when == "success"
+    assert build_request(JOB, {}, after=PARENTS, trigger="event:x").trigger == "event:x"
+
+
+def test_what_a_job_says_about_being_unique_goes_with_its_requests() -> None:
+    only = Job(name="only", hash="0" * 64, facts=Facts(unique="running"))
+    assert build_request(only, {}).unique == "running"
+    assert build_request(JOB, {}).unique is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"when": "any"}, "when: only together with after"),
+        (
+            {"after": PARENTS, "when": "sucess"},
+            "when: 'sucess' is none of success, failure, any, did you mean \"success\"?",
+        ),
+        ({"after": ["8c1d2e3f"]}, "is not a list of tasks' full ids"),
+        ({"after": [7]}, "is not a list of tasks' full ids"),
+        ({"after": {"a": 1}}, "is not a list of tasks' full ids"),
+        ({"after": [f"{n:024x}" for n in range(10_001)]}, "after: 10001 tasks are more than 10000"),
+    ],
+)
+def test_parents_that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        build_request(JOB, {}, **options)
+    assert message in str(error.value)

@@ -60,11 +60,13 @@ def test_a_mistyped_variable_is_a_warning_with_a_suggestion(home: dict[str, str]
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"slots": "0"}, "--slots: slots: '0' is not a whole number of at least 1, nor auto"),
+        ({"slots": "0"}, "--slots: '0' is not a whole number of at least 1, nor auto"),
         ({"slots": "2.5"}, "not a whole number"),
         ({"lease": "0.1s"}, "less than the 1 s"),
         ({"s3_checksums": "never"}, "none of when_supported, when_required"),
         ({"resources": "gpu"}, "not a list of name=units"),
+        ({"resources": "gpu=-1"}, "'-1' is not a whole number of at least 1"),
+        ({"resources": "g|u=1"}, "'g|u' is not a name (letters, digits, _ and -)"),
         ({"log_level": "loud"}, "none of trace"),
         ({"mongodb_uri": ""}, "not a non-empty text"),
     ],
