@@ -14,7 +14,7 @@ import difflib
 import json
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -137,7 +137,10 @@ class Client:
 
         found = self.job(job) if isinstance(job, str) else job
         checked = check_arguments(found.name, found.parameters, args or {})
-        return build_request(found, checked, **self._with_ids(options))
+        request = build_request(found, checked, **self._with_ids(options))
+        if request.due_at is not None and request.due_at <= dt.datetime.now(dt.UTC):
+            return replace(request, due_at=None)  # at once; a place in the queue is not had by asking for the past
+        return request
 
     def _with_ids(self, options: dict[str, Any]) -> dict[str, Any]:
         """The options with full ids where tasks are named in another way."""

@@ -104,15 +104,12 @@ def _cancel_other(
 def lined_up(times: Sequence[dt.datetime], ids: Sequence[str], at_once: int, ahead: Sequence[str] = ()) -> Plan:
     """A round for each time, in order, of which at most `at_once` (positive) run at the same time.
 
-    ahead: ids of rounds lined up before, in order, which count as well.
+    ahead: the last rounds, at most `at_once`, of those that are lined up before these.
     """
-    line = [*ahead[-at_once:], *ids]
-    first = len(line) - len(ids)
+    behind = [*[()] * (at_once - len(ahead)), *((one,) for one in (*ahead, *ids))]
     return Plan(
         rounds=tuple(
-            Round(id=task_id, nominal_at=time, behind=tuple(line[place - at_once : place - at_once + 1]))
-            if place >= at_once
-            else Round(id=task_id, nominal_at=time)
-            for place, (time, task_id) in enumerate(zip(times, ids, strict=True), first)
+            Round(id=task_id, nominal_at=time, behind=before)
+            for time, task_id, before in zip(times, ids, behind[: len(ids)], strict=True)
         )
     )

@@ -237,7 +237,10 @@ class Schedules:
             raise UsageError("what is to come needs no backfill: end at the present")
         if recurrence_of(schedule) is None:
             raise UsageError(f'"{name}" follows {", ".join(schedule.after)} and has no times of its own')
-        times = list(itertools.islice(nominals_between(schedule, start - _MILLISECOND, end), MOST_BACKFILLED + 1))
+        begin = start - _MILLISECOND
+        if schedule.every is not None and schedule.start_at is None and schedule.anchor_at is not None:
+            begin = max(begin, schedule.anchor_at)  # from when it counts; the first time is a period later
+        times = list(itertools.islice(nominals_between(schedule, begin, end), MOST_BACKFILLED + 1))
         if len(times) > MOST_BACKFILLED:
             raise UsageError(f"these are more than {MOST_BACKFILLED} rounds, the most that one backfill makes")
         firing = self._place.store.firing

@@ -106,9 +106,12 @@ def _text(name: str, value: Any, _zone: str) -> str:
 
 def _notify(name: str, value: Any, _zone: str) -> Any:
     try:
-        return read_notify(value)
+        notify = read_notify(value)
     except ValueError as error:
         raise UsageError(f"{name}: {error}") from None
+    if "command" in notify:
+        raise UsageError(f"{name}: a command is declared in the job file, so that no database decides what runs where")
+    return notify
 
 
 def _one_of(words: Iterable[str], kind: Callable[[str], Any] = str) -> Callable[[str, Any, str], Any]:

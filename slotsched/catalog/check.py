@@ -59,7 +59,7 @@ def _of_schedule(job: Job, scan: Scan) -> Iterator[str]:
         return
     missing = [parameter.name for parameter in job.parameters or () if parameter.required]
     if trigger is not None and missing:
-        yield f"{trigger}: no run can start, as {', '.join(missing)} has no default; slotsched schedule add gives values"
+        yield f"{trigger}: no run can start, as {', '.join(missing)} has no default; slotsched schedule add has values"
     after = declared.get("after", [])
     for name in [after] if isinstance(after, str) else after:
         if name == job.name:

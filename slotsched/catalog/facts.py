@@ -213,11 +213,11 @@ def _moment(value: Any) -> str:
 
 
 def _recurring(parse: Callable[[Any], _T], value: Any) -> _T:
-    """What `slotsched.recurrence` reads; its words without the fact's name, which the caller says."""
+    """What `slotsched.recurrence` reads; its words without the name of the fact, which the caller puts before them."""
     try:
         return parse(value)
     except InvalidRecurrence as error:
-        raise ValueError(str(error).removeprefix("every: ")) from None
+        raise ValueError(str(error).removeprefix("every: ").removeprefix("every ")) from None
 
 
 def _names(value: Any) -> Any:
@@ -283,7 +283,8 @@ _RETRY_FIELDS = {
     "retry_cap": "cap",
     "retry_on": "on",
 }
-NAMES = (*_FACTS, *_SCHEDULE)
+SCHEDULE_NAMES = tuple(_SCHEDULE)
+NAMES = (*_FACTS, *SCHEDULE_NAMES)
 
 
 def read_facts(table: Mapping[str, Any]) -> tuple[Facts, list[Problem]]:

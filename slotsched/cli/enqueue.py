@@ -71,8 +71,9 @@ def enqueue(
     first: when one is bad, all bad ones are listed and nothing is stored.
     """
     session = Session.of(context)
+    due = when("--at", at)
     options = {
-        "at": when("--at", at),
+        "at": due,
         "in_": delay,
         "slots": slots,
         "memory": memory,
@@ -99,11 +100,11 @@ def enqueue(
     assert job is not None
     found = session.client.job(job)
     request = session.client.request(found, _given(session, found, words, args), **options)
+    if due is not None and request.due_at is None:
+        say(f"{moment(due)} is past: it is due at once", color="yellow")
     if dry_run:
         _show_request(found, request, output)
         return
-    if request.due_at is not None and request.due_at <= now():
-        say(f"{moment(request.due_at)} is past: it is due at once", color="yellow")
     handle = session.client.submit(request)
     session.remember(handle.id)
     _show_handle(session, handle, found, request, output, waits=wait or follow)

@@ -86,10 +86,24 @@ def job_show(context: typer.Context, job: JobArgument, output: OutputOption = Ou
     session = Session.of(context)
     found = session.client.job(job)
     shown = jsonable(found) | {"path": None if found.path is None else str(found.path)}
-    show_object(shown, output, identity=found.name, lines=lambda: _description(found))
+    show_object(shown, output, identity=found.name, lines=lambda: _description(found, _copies(session, found)))
 
 
-def _description(job: Job) -> Iterator[str]:
+def _copies(session: Session, job: Job) -> str:
+    from slotsched.cli.copies import copies
+
+    try:
+        here = session.client.folder.fresh(job.name).hash
+    except NotFound:
+        here = None
+    try:
+        return copies(session, job.name, here)
+    except StoreError as error:
+        say(f"what instances hold is not shown: {error}", color="yellow")
+        return ""
+
+
+def _description(job: Job, copies: str) -> Iterator[str]:
     from slotsched.quantities import format_size
 
     facts = job.facts
@@ -108,8 +122,10 @@ def _description(job: Job) -> Iterator[str]:
             ("Priority", f"{facts.priority:g}"),
             ("Retries", retries),
             ("Enabled", "" if facts.enabled else "no"),
+            ("Runs", ", ".join(f"{name} {compact(value)}" for name, value in facts.schedule.items())),
             ("Dependencies", ", ".join(facts.dependencies)),
             ("Hash", job.hash),
+            ("Copies", copies),
             ("Arguments", "\n".join(_parameter(parameter) for parameter in job.parameters or ())),
         ]
     )

@@ -90,7 +90,7 @@ _WISHES: dict[str, Any] = {
     "notify": Annotated[
         str | None,
         typer.Option(
-            "--notify", metavar="URL|JSON", help='On failure: https://..., or {"command": [...], "on": [...]}.'
+            "--notify", metavar="URL|JSON", help='On failure: https://..., or {"url": ..., "on": ["success"]}.'
         ),
     ],
 }

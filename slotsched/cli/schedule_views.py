@@ -75,6 +75,7 @@ def schedule_show(context: typer.Context, name: options.NameArgument, output: Ou
 
 
 def _description(session: Session, schedule: Schedule) -> Iterator[str]:
+    from slotsched.cli.copies import copies
     from slotsched.cli.schedule_columns import in_words
 
     store = session.client.store
@@ -170,21 +171,6 @@ def _runs(tasks: Iterable[Task], now: dt.datetime) -> str:
         )
         for task in tasks
     )
-
-
-def copies(session: Session, job: str) -> str:
-    """Which instances hold which content of a job's file, where they do not all hold the same; empty where they do."""
-    catalogs = session.client.store.catalogs
-    held = {digest: ids for digest, ids in catalogs.copies().get(job, {}).items() if ids}
-    if len(held) < 2:
-        return ""
-    newest = catalogs.newest(job)
-    names = {instance.id: instance.name for instance in session.client.store.instances.all()}
-    lines = ["instances hold different copies; the newest counts"]
-    for digest, ids in sorted(held.items(), key=lambda item: newest is None or item[0] != newest.hash):
-        mark = "newest" if newest is not None and digest == newest.hash else "older"
-        lines.append(f"{digest[:12]}  {mark:<6}  {', '.join(sorted(names.get(one, one[:8]) for one in ids))}")
-    return "\n".join(lines)
 
 
 def schedule_next(

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from slotsched.cli import (
     completion,
     config,
+    crontab,
     database,
     doctor,
     enqueue,
@@ -58,7 +59,7 @@ _GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
         },
     ),
     "schedule": (
-        "Run jobs over time: add, look at, change, pause, run now, backfill.",
+        "Run jobs over time: add, look, pause, run now, backfill.",
         {
             "add": schedules.schedule_add,
             "ls": schedule_views.schedule_ls,
@@ -71,6 +72,7 @@ _GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
             "history": schedule_views.schedule_history,
             "clear-history": schedules.schedule_clear_history,
             "backfill": schedules.schedule_backfill,
+            "import-crontab": crontab.schedule_import_crontab,
             "rm": schedules.schedule_rm,
         },
     ),

@@ -43,7 +43,8 @@ class Interval:
     def describe(self) -> str:
         """`every 1 hour 30 minutes from 2026-01-01 00:00:00 UTC`."""
         start = self.start.astimezone(dt.UTC).replace(tzinfo=None)
-        return f"every {_in_words(self._period // _MILLISECOND)} from {start.isoformat(' ', 'auto')} UTC"
+        unit = "milliseconds" if start.microsecond else "seconds"
+        return f"every {_in_words(self._period // _MILLISECOND)} from {start.isoformat(' ', unit)} UTC"
 
     @property
     def _period(self) -> int:

@@ -11,7 +11,7 @@ from slotsched import contract
 from slotsched.errors import InvalidDocument
 from slotsched.execution import read_progress, read_result, read_state_out
 from slotsched.machine import boot_id
-from slotsched.model import Capacity, Lane, Outcome, Reason, RetryPolicy
+from slotsched.model import Capacity, Lane, Outcome, Reason, RetryPolicy, Status
 from slotsched.process import Ending, abandoned_ending, forbid_start, read_ending, sweep_tree
 from slotsched.scheduler.engine import Engine
 from slotsched.scheduler.run import Run, RunRecord
@@ -30,9 +30,15 @@ _CAUSES = {
 class Finisher:
     """`collect` when a supervisor has ended; `run_once` tells the store of every end it does not know yet."""
 
-    def __init__(self, engine: Engine, on_settled: Callable[[Run], None]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        on_settled: Callable[[Run], None],
+        on_recorded: Callable[[RunRecord, Status | None], None] = lambda _record, _status: None,
+    ) -> None:
         self._engine = engine
         self._on_settled = on_settled
+        self._on_recorded = on_recorded
 
     def collect(self, run: Run) -> None:
         """The run's supervisor is gone: its slots are free now, whatever the store says later (G3)."""
@@ -94,6 +100,7 @@ class Finisher:
                 engine.log.warning(
                     "the store no longer shows this run as ours; its result is dropped", task=record.task_id
                 )
+            self._on_recorded(record, status)
         engine.roster.remove(run)
         self._on_settled(run)
 

@@ -33,6 +33,7 @@ from slotsched.scheduler.inbox import (
     Work,
 )
 from slotsched.scheduler.leasing import RENEWALS_PER_LEASE, LeaseKeeper
+from slotsched.scheduler.notifying import Notifier
 from slotsched.scheduler.pruning import Pruner
 from slotsched.scheduler.publishing import Publisher
 from slotsched.scheduler.recovery import Recovery
@@ -74,7 +75,8 @@ class Loop:
         self._tailer = Tailer(engine)
         self._watcher = Watcher(engine)
         self._starter = Starter(engine)
-        self._finisher = Finisher(engine, on_settled=self._uploader.add)
+        self._notifier = Notifier(engine)
+        self._finisher = Finisher(engine, on_settled=self._uploader.add, on_recorded=self._notifier.ended)
         self._supervision = Supervision(
             engine,
             self._selector,
@@ -85,13 +87,13 @@ class Loop:
         )
         self._claimer = Claimer(engine, self._starter)
         self._publisher = Publisher(engine)
-        self._rescuer = Rescuer(engine, POLL_SECONDS)
+        self._rescuer = Rescuer(engine, POLL_SECONDS, on_taken=self._notifier.lost)
         self._resolver = Resolver(engine)
         self._firer = Firer(engine)
         self._recovery = Recovery(engine, adopt=self._supervision.adopt)
         self._lease: LeaseKeeper | None = None
         self._replace = False
-        self._drain = Drain(engine, uploads=lambda: self._uploader.pending)
+        self._drain = Drain(engine, uploads=lambda: self._uploader.pending + self._notifier.pending)
         self._idle_passes = 0
         self._pulse = min(LONGEST_SLEEP_SECONDS, LONGEST_SLEEP_SHARE * engine.settings.lease)
         self._make_timetable()

@@ -6,7 +6,7 @@ counting only stretches in which the observer's own reads succeeded: a store tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +26,9 @@ class _Watched:
 class Rescuer:
     """One pass looks at every live instance once; `every` is the seconds between passes."""
 
-    def __init__(self, engine: Engine, every: float) -> None:
+    def __init__(self, engine: Engine, every: float, on_taken: Callable[[str], None] = lambda _owner: None) -> None:
         self._engine = engine
+        self._on_taken = on_taken
         self._every = every
         self._watched: dict[str, _Watched] = {}
         self._last_pass: float | None = None
@@ -84,4 +85,5 @@ class Rescuer:
             return 0
         if taken:
             self._engine.log.warning("took the tasks of a dead instance", instance=owner, tasks=taken)
+            self._on_taken(owner)
         return taken

@@ -38,6 +38,7 @@ class RunRecord:
     lane_key: str | None = None
     units: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of resources, as the script was told
     memory_retry_factor: float | None = None
+    schedule: str | None = None
 
     @property
     def run_id(self) -> str:
@@ -67,6 +68,7 @@ class RunRecord:
             grace=0.0,
             log=LogRef(store=store_url, key=key),
             lane_key=task.lane.key,
+            schedule=task.schedule,
         )
 
     def write(self, directory: Path) -> None:

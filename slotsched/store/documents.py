@@ -208,7 +208,8 @@ def _survives_lane(request: TaskRequest) -> bool:
     """A lane that does not read back the same would put the task where nobody looks for it."""
     lane = request.lane
     try:
-        return bool(request.job) and str(Lane.parse(str(lane))) == str(lane) and Lane.parse(str(lane)).job == lane.job
+        read = Lane.parse(str(lane))
+        return bool(request.job) and (str(read), read.job, read.key) == (str(lane), lane.job, lane.key)
     except ValueError:
         return False
 

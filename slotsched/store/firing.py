@@ -11,6 +11,7 @@ import datetime as dt
 import random
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from bson import DatetimeMS, ObjectId
@@ -22,6 +23,7 @@ from slotsched.due import due_times
 from slotsched.model import OPEN, Cancel, Overlap, Schedule, ScheduleStatus, Status
 from slotsched.overlap import Plan, lined_up, plan_rounds
 from slotsched.store import indexes, pipelines
+from slotsched.store.after import poke
 from slotsched.store.catalogs import Catalogs
 from slotsched.store.connection import Connection, Contended, Document
 from slotsched.store.documents import new_id, short
@@ -32,13 +34,16 @@ from slotsched.store.schedule_documents import read_schedule
 
 MOST_DUE = 1000  # schedules looked at in one query
 MOST_DUE_BYTES = 16 * 1024 * 1024  # of them, where arguments are large
-BATCH_SCHEDULES = 500  # fired in one transaction
+BATCH_SCHEDULES = 250  # fired in one transaction
+MOST_BACKFILLED = 20_000  # their ids are in the schedule's document until they have ended
 PATIENCE_SECONDS = 5.0  # for which a schedule that is locked by somebody else is left alone
 _RACE_SECONDS = 0.02  # about what somebody else's transaction takes
 _TURNS = 20  # of one document that others keep changing
 _ACTIVE = ScheduleStatus.ACTIVE.value
 _LEAST_DATE = DatetimeMS(-(2**63))
 _OPEN = sorted(OPEN)
+_Times = Sequence[dt.datetime]
+_Ids = Sequence[str]
 _DUPLICATE = 11000  # the server's code
 
 
@@ -140,14 +145,21 @@ class Firing:
         What somebody else fires at the same time is theirs. A schedule that cannot be used becomes `broken`.
         """
         indexes.ensure(self._connection)
-        return sum(self._fire(due[start : start + BATCH_SCHEDULES]) for start in range(0, len(due), BATCH_SCHEDULES))
+        parts = [due[start : start + BATCH_SCHEDULES] for start in range(0, len(due), BATCH_SCHEDULES)]
+        made = 0
+        with ThreadPoolExecutor(1, "fire") as writer:
+            written: tuple[Sequence[DueSchedule], Future[int]] | None = None
+            for part in parts:
+                batch = self._batch(part)  # while the store takes the one before
+                made += self._landed(*written) if written else 0
+                written = part, writer.submit(self._write, batch)
+            made += self._landed(*written) if written else 0
+        return made
 
-    def _fire(self, part: Sequence[DueSchedule]) -> int:
-        """All of it in one transaction; where others are in the way, what they leave, by halves."""
-        if not part:
-            return 0
+    def _landed(self, part: Sequence[DueSchedule], written: Future[int]) -> int:
+        """How many tasks were made; where others are in the way, of what they leave, by halves."""
         try:
-            return self._write(self._batch(part))
+            return written.result()
         except Contended:
             if len(part) == 1:
                 self._locked[part[0].schedule.name] = time.monotonic() + PATIENCE_SECONDS
@@ -160,6 +172,15 @@ class Firing:
         rest = self._unfired(part)
         middle = (len(rest) + 1) // 2
         return self._fire(rest[:middle]) + self._fire(rest[middle:])
+
+    def _fire(self, part: Sequence[DueSchedule]) -> int:
+        """Nothing else at the same time."""
+        written: Future[int] = Future()
+        try:
+            written.set_result(self._write(self._batch(part)) if part else 0)
+        except (Contended, _Duplicate, errors.InvalidDocument) as why:
+            written.set_exception(why)
+        return self._landed(part, written)
 
     def _unfired(self, batch: Sequence[DueSchedule]) -> list[DueSchedule]:
         """Those that nobody has changed since they were seen. Index `_id`, majority read."""
@@ -228,18 +249,28 @@ class Firing:
         """A round for each nominal time that has none yet, in order, at most `at_once` of them at the same time.
 
         `times` from `nominals_between`; those that have a task are left out. The overlap policy is not asked: they
-        wait for one another, and the schedule's own rounds take them into account. ahead: ids of rounds made before,
-        which these wait for as well. Raises NotFound, UsageError.
+        wait for one another, and the schedule's own rounds take them into account. ahead: ids of the rounds made
+        before, in order, where a backfill comes in parts. Raises NotFound, UsageError.
         """
         if at_once < 1:
             raise errors.UsageError(f"{at_once} at once: must be at least 1")
+        wanted = sorted(set(times))
+        if len(wanted) > MOST_BACKFILLED:
+            raise errors.UsageError(f"{len(wanted)} times are more than {MOST_BACKFILLED}; take a shorter stretch")
+        made: list[Enqueued] = []
+        for start in range(0, len(wanted), BATCH_SCHEDULES):
+            part = wanted[start : start + BATCH_SCHEDULES]
+            line = [*ahead, *(one.id for one in made)][-at_once:]
 
-        def plan(_schedule: Schedule, _around: Around, now: dt.datetime) -> Plan:
-            taken = self.taken(name, times)
-            left = [time for time in sorted(set(times)) if time not in taken]
-            return lined_up(left, [str(new_id(now)) for _ in left], at_once, ahead)
+            def plan(
+                _schedule: Schedule, _around: Around, now: dt.datetime, part: _Times = part, line: _Ids = line
+            ) -> Plan:
+                taken = self.taken(name, part)
+                left = [time for time in part if time not in taken]
+                return lined_up(left, [str(new_id(now)) for _ in left], at_once, line)
 
-        return self._by_hand(name, f"schedule:{name}", by, plan)
+            made += self._by_hand(name, f"schedule:{name}", by, plan)
+        return made
 
     def _by_hand(
         self, name: str, trigger: str, by: str | None, plan: Callable[[Schedule, Around, dt.datetime], Plan]
@@ -275,24 +306,28 @@ class Firing:
         Raises Contended where a schedule or a parent is not as it was seen, or somebody is changing it right now.
         """
         updates = batch.updates()
-        parents = [ObjectId(one) for one in sorted(batch.parents)]
+        parents = sorted(batch.parents)
 
         def work(session: ClientSession) -> int:
             if self._schedules.bulk_write(updates, ordered=False, session=session).matched_count != len(updates):
                 raise Contended
+            if batch.tasks:
+                self._insert(batch.tasks, session)
+            # Last what others write without a transaction, who wait where this process dies before the commit.
             if parents:
-                poke = {"$inc": {"pokes": 1}, "$set": {"resolve": True}}
-                poked = self._tasks.update_many({"_id": {"$in": parents}}, poke, session=session)
-                if poked.matched_count != len(parents):
-                    raise Contended
+                self._poke(parents, session)
             for name, ids in batch.cancels:
                 others = {"_id": {"$in": [ObjectId(one) for one in ids]}, "status": {"$in": _OPEN}}
                 self._tasks.update_many(others, pipelines.cancel(Cancel(by=f"schedule:{name}")), session=session)
-            if batch.tasks:
-                self._insert(batch.tasks, session)
             return len(batch.tasks)
 
         return self._connection.attempt(work) if updates else 0
+
+    def _poke(self, parents: Sequence[str], session: ClientSession) -> None:
+        try:
+            poke(self._tasks, parents, session)
+        except errors.NotFound as why:  # somebody deleted one since it was seen
+            raise Contended from why
 
     def _insert(self, tasks: list[Document], session: ClientSession) -> None:
         try:

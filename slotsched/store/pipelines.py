@@ -203,10 +203,11 @@ def take(message: str) -> Pipeline:
     ]
 
 
-def resolve(ended: Mapping[str, Status]) -> Pipeline:
+def resolve(ended: Mapping[str, Status], *, gone: bool = False) -> Pipeline:
     """waiting -> pending (scheduled, if its own time has not come) once nothing is left to wait for; canceled as soon
     as one of `ended` (ids and how they ended) is not what it waits for; else waiting for fewer. Of those it is only
-    to be `behind` (the round before it in a series) any end will do.
+    to be `behind` (the round before it in a series) any end will do. gone: somebody deleted them, nobody knows how
+    they ended.
     """
     ids, waited = literal(list(ended)), array("$after")
     accepted = {
@@ -235,7 +236,7 @@ def resolve(ended: Mapping[str, Status]) -> Pipeline:
         {
             "$set": {
                 "reason": {"$cond": [upstream, Reason.UPSTREAM.value, "$reason"]},
-                "message": {"$cond": [upstream, _how_ended({"$first": "$found.unmet"}, ended), "$message"]},
+                "message": {"$cond": [upstream, _how_ended({"$first": "$found.unmet"}, ended, gone), "$message"]},
                 "due_at": {"$cond": [is_status(Status.PENDING), "$found.due_at", "$due_at"]},
             }
         },
@@ -249,13 +250,13 @@ def _ids_of(ended: Mapping[str, Status], status: Status) -> list[str]:
     return [task_id for task_id, how in ended.items() if how == status]
 
 
-def _how_ended(task_id: Any, ended: Mapping[str, Status]) -> Document:
+def _how_ended(task_id: Any, ended: Mapping[str, Status], gone: bool) -> Document:
     """`8c1d2e3f failed`."""
     cases = [
         {"case": {"$in": [task_id, literal(_ids_of(ended, status))]}, "then": f" {status.value}"}
         for status in (Status.FAILED, Status.COMPLETED)
     ]
-    how = {"$switch": {"branches": cases, "default": f" {Status.CANCELED.value}"}}
+    how = {"$switch": {"branches": cases, "default": " is gone" if gone else f" {Status.CANCELED.value}"}}
     return {"$concat": [{"$substrCP": [{"$toString": task_id}, 16, 8]}, how]}
 
 

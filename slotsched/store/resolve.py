@@ -5,7 +5,7 @@ The order makes a crash harmless: the mark `resolve` is taken back last, and onl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,8 +57,11 @@ class Resolve:
 
     def tell(self, ended: Sequence[Followed]) -> int:
         """Every child of these goes on, is canceled, or waits for fewer; how many changed. Index `waiters`."""
-        steps = pipelines.resolve({parent.id: parent.status for parent in ended})
-        ids = [parent.id for parent in ended]
+        return self._tell({parent.id: parent.status for parent in ended})
+
+    def _tell(self, ended: Mapping[str, Status], *, gone: bool = False) -> int:
+        steps = pipelines.resolve(ended, gone=gone)
+        ids = list(ended)
         told = 0
         while ids:
             with self._connection.guard():
@@ -105,7 +108,7 @@ class Resolve:
             parents = {document["_id"]: _texts(document.get("after")) for document in found}
         unusable = [child for child, named in parents.items() if not named]
         missing = self._missing(set().union(*parents.values()))
-        ended = self.tell([Followed(id=parent, status=Status.CANCELED, mark={}) for parent in sorted(missing)])
+        ended = self._tell(dict.fromkeys(sorted(missing), Status.CANCELED), gone=True)
         if unusable:
             update = pipelines.invalid("this document cannot be used: after names no tasks to wait for")
             with self._connection.guard():

@@ -108,7 +108,8 @@ class _Change:
             self.end("all its runs were made")
         fields = {"live": self.live, "runs": self.runs, "rev": self.schedule.rev + 1, "updated_at": now, **self.set}
         fields = {name: value for name, value in fields.items() if name not in self.unset}
-        return UpdateOne(self.wanted, {"$set": fields} | ({"$unset": self.unset} if self.unset else {}))
+        update = {"$set": fields} | ({"$unset": self.unset} if self.unset else {})
+        return UpdateOne(self.wanted, update, hint="_id_")  # without it the server weighs other indexes, each time
 
     def end(self, why: str) -> None:
         self.set |= {"status": ScheduleStatus.DONE.value, "why": why}

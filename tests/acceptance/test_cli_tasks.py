@@ -48,7 +48,7 @@ def test_every_option_reaches_the_task(user: User) -> None:
         "--priority", "3", "--retries", "2", "--tag", "a", "--tag", "b", "--key", "k1",
     )  # fmt: skip
     assert task["status"] == "scheduled"
-    assert task["needs"] == {"slots": 2, "memory": 64 << 20, "resources": {}, "tags": []}
+    assert task["needs"] == {"slots": 2, "memory": 64 << 20, "resources": {}, "tags": [], "exclusive": False}
     assert (task["max_time"], task["priority"], task["retry"]["limit"]) == (300.0, 3, 2)
     assert (task["tags"], task["key"]) == (["a", "b"], "k1")
     user.ok("cancel", task["id"])
@@ -174,6 +174,14 @@ def test_a_dry_run_checks_everything_and_stores_nothing(user: User) -> None:
     assert re.search(r"due: +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \S+ \(in \S+\)", done.out)
     assert user.run("enqueue", "resize", "--dry-run").code == contract.EXIT_USAGE
     assert user.ok("task", "ls", "-n", "0", "-o", "id") == before
+
+
+def test_a_time_that_is_past_is_now_and_no_better_place_in_the_queue(user: User) -> None:
+    done = user.run("enqueue", "backup", "--at", "2020-01-01T00:00Z", "--wait")
+    assert done.code == contract.EXIT_OK
+    assert "is past: it is due at once" in done.err
+    task = user.json("task", "show", "@last")
+    assert task["due_at"] == task["created_at"]
 
 
 def test_ps_shows_what_is_not_finished_with_the_reason(user: User) -> None:

@@ -6,6 +6,8 @@ import gzip
 import itertools
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +23,9 @@ LOCAL_SHARE = 0.8  # of the lease: a supervisor's local deadline, counted from t
 RENEWAL_SHARE = 1 / 6
 POLL_SECONDS = 1.0
 GRACE_SECONDS = 1.0
+# Claims pause for no longer than this while the program is replaced. Most of it is the new program's start, so on a
+# machine that is busy with other things, such as this suite, that is the measure.
+PAUSE_SECONDS, PAUSE_IN_STARTS = 2.0, 4.0
 
 
 @pytest.fixture
@@ -167,8 +172,9 @@ def test_without_its_scheduler_a_tree_dies_at_the_local_deadline_and_is_called_l
 
         until(lambda: not processes_of(task), what="the tree to die by itself")
         died = boottime() - killed
-        ended = fleet.client.wait([task], 20)[0]
+        until(lambda: fleet.client.get(task).status != "running", what="the task to be called lost")
         lost = boottime() - killed
+        ended = fleet.client.get(task)
         record_property("tree dead", died)
         record_property("called lost", lost)
         assert lease * (LOCAL_SHARE - RENEWAL_SHARE) - 0.5 < died < lease * LOCAL_SHARE + 1.0
@@ -200,10 +206,14 @@ def test_a_replacement_in_place_under_load_is_noticed_by_no_task(patient: Fleet,
     fleet.witness.wait_for("start", long)
     tasks = [handle.id for handle in fleet.client.enqueue_many([{"job": "work", "args": {"seconds": 0.1}}] * 60)]
     hangups = []
+    starting = 0.0
     for share in (10, 35):
         until(lambda share=share: len(fleet.witness.marks("start")) > share, what=f"{share} starts")
         instance.signal(signal.SIGHUP)
         hangups.append(boottime())
+        begun = boottime()
+        subprocess.run([sys.executable, "-c", "import slotsched.scheduler, slotsched.cli.app"], check=True, timeout=30)
+        starting = max(starting, boottime() - begun)
         until(lambda: sum(line["msg"] == "up" for line in instance.log()) == 1 + len(hangups), what="up again")
 
     ended = fleet.client.wait([long, *tasks], 40)
@@ -213,7 +223,8 @@ def test_a_replacement_in_place_under_load_is_noticed_by_no_task(patient: Fleet,
     moments = sorted(mark.at for mark in starts)
     pauses = [b - a for a, b in itertools.pairwise(moments)]
     record_property("longest pause", max(pauses))
-    assert max(pauses) < 2.0, "claims go on"
+    record_property("a program's start", starting)
+    assert max(pauses) < max(PAUSE_SECONDS, PAUSE_IN_STARTS * starting), "claims go on"
     assert instance.process.poll() is None
     assert psutil.Process(instance.pid).create_time() == born
     after = fleet.client.store.instances.live()

@@ -331,6 +331,17 @@ def test_a_backfill_makes_what_is_missing_a_few_at_a_time_and_the_schedule_does_
     assert series.store.schedules.get("s").next_nominal_at == nominal + MINUTE
 
 
+def test_a_backfill_in_parts_is_one_line(series: Series, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slotsched.store.firing.BATCH_SCHEDULES", 2)
+    nominal = series.add(late=0.5, overlap=Overlap.ALLOW_ALL)
+    made = series.store.firing.backfill("s", [nominal - n * MINUTE for n in range(1, 6)], at_once=1)
+    assert [one.status for one in made] == [Status.PENDING] + [Status.WAITING] * 4
+    assert [task.parents for task in series.tasks()] == [(), *((one.id,) for one in made[:-1])]
+    for task in series.tasks():
+        series.end(task)
+    assert series.statuses() == [Status.COMPLETED] * 5
+
+
 # --- a series after a series ------------------------------------------------------------------------
 def test_each_round_of_a_follower_belongs_to_one_round_of_the_other(series: Series) -> None:
     series.add("a", job="a")

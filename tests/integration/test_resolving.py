@@ -256,6 +256,7 @@ def test_children_of_a_deleted_parent_are_canceled(store: Store, raw: Any) -> No
     duty = resolver(store)
     assert duty.end_strays() == 7
     assert {state(store, one) for one in lost} == {(Status.CANCELED, Reason.UPSTREAM)}
+    assert store.tasks.get(lost[0]).message == f"{gone[-8:]} is gone"
     assert {state(store, one) for one in (nameless, odd)} == {(Status.FAILED, Reason.INVALID)}
     assert state(store, kept) == (Status.WAITING, None)
     assert duty.end_strays() == 0

@@ -364,13 +364,13 @@ def test_a_check_lists_every_problem_and_what_is_only_odd(jobs: Path, write: Wri
         ("later.sh:1: warning: on_event: read, but this version does not act on it yet", False),
         ("random.py:1: warning: its name hides Python's own module random from every script in its folder", False),
         (
-            "series.py:1: warning: after: no run can start, as n has no default; slotsched schedule add gives values",
+            "series.py:1: warning: after: no run can start, as n has no default; slotsched schedule add has values",
             False,
         ),
         ('series.py:1: warning: after: "series" is this job itself', False),
         (
-            'series.py:1: warning: after: there is no job "elsewhere" in this folder; it follows a schedule of that name, '
-            "if there is one",
+            'series.py:1: warning: after: there is no job "elsewhere" in this folder; it follows a schedule of that '
+            "name, if there is one",
             False,
         ),
         ('timely.sh:4: cron: minute 61 is not in 0-59: "[61] * * * *"', True),

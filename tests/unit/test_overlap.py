@@ -106,3 +106,11 @@ def test_lined_up_rounds_run_at_most_so_many_at_once() -> None:
     assert behind(planned) == [(), (), ("a",), ("b",), ("c",)]
     assert behind(lined_up(times(2), list("ab"), 9)) == [(), ()]
     assert lined_up([], [], 1).rounds == ()
+
+
+def test_what_is_lined_up_in_parts_is_one_line() -> None:
+    whole = lined_up(times(7), list("abcdefg"), 3)
+    first = lined_up(times(4), list("abcd"), 3)
+    rest = lined_up(times(7)[4:], list("efg"), 3, ahead=list("bcd"))
+    assert (*first.rounds, *rest.rounds) == whole.rounds
+    assert behind(lined_up(times(3), list("abc"), 3, ahead=["z"])) == [(), (), ("z",)]
