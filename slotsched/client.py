@@ -346,10 +346,9 @@ class Client:
         """
         from slotsched.logview import Reading, read_log
 
-        def quiet(_sentence: str) -> None:
-            return None
-
-        reading = Reading(attempt=attempt, follow=follow, last=last, notify=notify or quiet)
+        reading = Reading(attempt=attempt, follow=follow, last=last)
+        if notify is not None:
+            reading = replace(reading, notify=notify)
         yield from read_log(self.store, lambda log: self.open_archive(log.store), self._id(task), reading)
 
     def open_archive(self, url: str | None = None) -> Archive:

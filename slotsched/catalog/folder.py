@@ -38,6 +38,8 @@ class Scan:
 
     def unknown(self, name: str) -> NotFound:
         """The error for a name that no file has."""
+        if not self.path.is_dir():
+            return NotFound(f"no job {shown(name)}: there is no folder {self.path}")
         near = nearest(name, [*self.jobs, *self.broken])
         hint = f' Did you mean "{near}"?' if near else ""
         count = f"{self.files} file{'' if self.files == 1 else 's'}"

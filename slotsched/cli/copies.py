@@ -8,19 +8,20 @@ DIGITS = 12  # of a content hash, as shown
 
 
 def copies(session: Session, job: str, here: str | None = None) -> str:
-    """Which instances hold which content of a job's file, where they do not all hold the same; empty where they do.
+    """Which instances that are up hold which content of a job's file, where they do not all hold the same; empty where they do.
 
     here: the content hash of the copy in this machine's own folder.
     """
     catalogs = session.client.store.catalogs
-    held = {digest: ids for digest, ids in catalogs.copies().get(job, {}).items() if ids}
+    names = {instance.id: instance.name for instance in session.client.store.instances.live()}
+    known = catalogs.copies().get(job, {})
+    held = {digest: living for digest, ids in known.items() if (living := ids & set(names))}
     if not held or (len(held) == 1 and here in (None, *held)):
         return ""
     newest = catalogs.newest(job)
-    names = {instance.id: instance.name for instance in session.client.store.instances.all()}
     lines = ["not the same everywhere; the newest counts"]
     for digest in sorted(set(held) | ({here} if here is not None else set())):
         mark = "newest" if newest is not None and digest == newest.hash else "older" if digest in held else "new"
-        holders = sorted(names.get(one, one[:8]) for one in held.get(digest, ()))
+        holders = sorted(names[one] for one in held.get(digest, ()))
         lines.append(f"{digest[:DIGITS]}  {mark:<6}  {', '.join(['this folder'] * (digest == here) + holders)}")
     return "\n".join(lines)

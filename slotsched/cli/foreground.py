@@ -31,7 +31,7 @@ from slotsched.cli.render import say
 from slotsched.cli.screen import Screen, open_screen
 from slotsched.cli.session import Session
 from slotsched.cli.text import compact, plain
-from slotsched.errors import InvalidJob
+from slotsched.errors import InvalidJob, UsageError
 
 if TYPE_CHECKING:
     from slotsched.execution import Command
@@ -64,7 +64,10 @@ def run(
     found = session.client.folder.fresh(job)
     given = (read_args(args) if args is not None else {}) | read_words(found.parameters, words or ())
     checked = check_arguments(found.name, found.parameters, given)
-    limit = duration("--max-time", max_time) or found.facts.max_time
+    wanted = duration("--max-time", max_time)
+    if wanted == 0:
+        raise UsageError("--max-time: must be more than 0; no task runs without limit")
+    limit = wanted or found.facts.max_time
     with tempfile.TemporaryDirectory(prefix="slotsched-run-") as folder:
         raise typer.Exit(_run_in(Path(folder), found, checked, limit, session.settings))
 
@@ -159,7 +162,7 @@ def _supervise(command: Command, io: Path, limit: float, grace: float, asked: _A
     descriptor = os.pidfd_open(process.pid)
     try:
         with open_screen() as screen:
-            while not _ended(descriptor, io, screen):
+            while not _ended(descriptor, io, screen, deadline):
                 now = time.monotonic()
                 if kill_at is None and (asked.times or now >= deadline):
                     cause = _cause(asked)
@@ -180,11 +183,12 @@ def _cause(asked: _Asked) -> str:
     return "interrupted" if asked.by_keyboard else "canceled"
 
 
-def _ended(descriptor: int, io: Path, screen: Screen) -> bool:
+def _ended(descriptor: int, io: Path, screen: Screen, deadline: float) -> bool:
     """Wait a tick for the process's end, without reaping it; show the progress made."""
     from slotsched.execution import read_progress
 
-    if select.select([descriptor], [], [], TICK_SECONDS)[0]:
+    left = deadline - time.monotonic()
+    if select.select([descriptor], [], [], min(TICK_SECONDS, left) if left > 0 else TICK_SECONDS)[0]:
         return True
     made = read_progress(io)
     if made is not None:

@@ -108,6 +108,11 @@ def _show(session: Session, schedule: Schedule, output: Output, done: str) -> No
         show_object(
             schedule.to_object(), output, identity=schedule.name, lines=lambda: _sentences(session, schedule, done)
         )
+    if schedule.status.value != "active":
+        say(
+            f"{schedule.name} is {schedule.status.value}" + (f": {schedule.why}" if schedule.why else ""),
+            color="yellow",
+        )
 
 
 def _sentences(session: Session, schedule: Schedule, done: str) -> Iterator[str]:
@@ -116,7 +121,7 @@ def _sentences(session: Session, schedule: Schedule, done: str) -> Iterator[str]
 
     yield f"{schedule.name} {done}: {in_words(schedule)}"
     server_now = session.client.store.now()
-    for fire in upcoming(schedule, server_now, 1):
+    for fire in upcoming(schedule, server_now, 1) if schedule.status.value == "active" else ():
         yield f"next {moment(fire.due_at)} ({ago(fire.due_at, server_now)})"
 
 

@@ -7,7 +7,7 @@ that publishing never turns a job on again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from pymongo import UpdateMany, UpdateOne
@@ -54,13 +54,18 @@ class Catalogs:
         held = [job for document, job in readable if document.get("holders")]
         return next(iter(held or [job for _, job in readable]), None)
 
-    def newest_of(self, names: Iterable[str], *, held: bool = False) -> dict[str, Job]:
-        """`newest` of several jobs in one query; those that exist. held: only copies that somebody holds."""
+    def newest_of(
+        self, names: Iterable[str], *, held: bool = False, dead: Collection[str] = frozenset()
+    ) -> dict[str, Job]:
+        """`newest` of several jobs in one query; those that exist.
+
+        held: only copies that somebody holds. dead: ids of instances whose copies do not count as held.
+        """
         wanted: Document = {"kind": _COPY, "job": {"$in": sorted(names)}}
         newest: dict[str, tuple[bool, Job]] = {}
         with self._connection.guard():
             for document in self._jobs.find(wanted).sort([("job", 1), ("first_at", -1)]).hint("by_job"):
-                is_held = bool(document.get("holders"))
+                is_held = bool(set(document.get("holders") or ()) - set(dead))
                 known = newest.get(document["job"])
                 if (held and not is_held) or (known is not None and (known[0] or not is_held)):
                     continue

@@ -7,7 +7,7 @@ copy that declares nothing any more, or that nobody holds, leaves its schedule d
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -45,15 +45,18 @@ class Declared:
         self._editor = schedules
         self._schedules = connection.collection("schedules")
 
-    def follow(self) -> list[Changed]:
+    def follow(self, is_gone: Callable[[str], bool] = lambda _name: True) -> list[Changed]:
         """Makes every declared schedule what the newest copy of its file says; what that changed.
 
-        A schedule that was made by hand under a job's name stays as it is. Indexes `by_source`, `by_job` (jobs).
+        is_gone: asked about names whose file no living instance holds: it may be taken out, or its machine may be away for a
+        while. A schedule that was made by hand under a job's name stays as it is. Indexes `by_source`, `by_job` (jobs).
         """
-        jobs = self._catalogs.newest_of(self._catalogs.names(), held=True)
+        dead = self._dead()
+        jobs = self._catalogs.newest_of(self._catalogs.names(), held=True, dead=dead)
         declared = {name: job for name, job in jobs.items() if TRIGGERS & set(job.facts.schedule)}
         known = self._known()
-        unreadable = set(self._catalogs.broken())  # where a file cannot be read, what it said last goes on
+        # Where a file cannot be read, what it said last goes on.
+        unreadable = {name for name, holders in self._catalogs.broken().items() if set(holders) - dead}
         changes = [
             self.upsert_from_file(job)
             for name, job in declared.items()
@@ -62,9 +65,14 @@ class Declared:
         changes += [
             self.disable_missing(name)
             for name, source in known.items()
-            if name not in declared and not source.gone and (name in jobs or name not in unreadable)
+            if name not in declared and not source.gone and (name in jobs or (name not in unreadable and is_gone(name)))
         ]
         return [change for change in changes if change is not None]
+
+    def _dead(self) -> set[str]:
+        """Instances that ended: what they held last may be older than what the same machine holds now."""
+        with self._connection.guard():
+            return {str(d["_id"]) for d in self._connection.collection("instances").find({"live": False}, {"_id": 1})}
 
     def _known(self) -> dict[str, Source]:
         with self._connection.guard():

@@ -87,11 +87,6 @@ def refusal(error: Exception) -> str:
     return text
 
 
-def is_duplicate(error: driver.PyMongoError) -> bool:
-    """Whether a unique index refused the write."""
-    return isinstance(error, driver.DuplicateKeyError)
-
-
 def _translate_refusal(error: driver.OperationFailure, target: Target) -> errors.StoreError:
     code = error.code or 0
     said = _first_line(target.clean(str(error.details.get("errmsg") if error.details else error)))
@@ -113,10 +108,14 @@ def _is_permanent(error: driver.OperationFailure, code: int) -> bool:
 
 
 def _unreachable(error: driver.PyMongoError, target: Target, timeout: float) -> str:
+    why = _why(target.clean(str(error)))
     hint = "Start one with: slotsched up" if target.local else "Check that it is up and that mongodb_uri is right"
-    return f"cannot reach {target.uri} ({_why(target.clean(str(error)))}) after {timeout:g} s. {hint}"
+    if why == _NO_PRIMARY:
+        hint = "Its set lacks a majority, or has another name than replicaSet in mongodb_uri"
+    return f"cannot reach {target.uri} ({why}) after {timeout:g} s. {hint}"
 
 
+_NO_PRIMARY = "no primary"
 _WHYS = (
     (re.compile(r"connection refused", re.I), "refused"),
     (
@@ -125,7 +124,7 @@ _WHYS = (
     ),
     (re.compile(r"certificate verify failed[^(]*", re.I), "its certificate is not trusted; set tls_ca"),
     (re.compile(r"SSL|TLS"), "TLS failed"),
-    (re.compile(r"no primary|not primary|no replica set members|primary", re.I), "no primary"),
+    (re.compile(r"no primary|not primary|no replica set members|primary", re.I), _NO_PRIMARY),
     (re.compile(r"network is unreachable|no route to host", re.I), "no route"),
     (re.compile(r"connection (closed|reset)|broken pipe", re.I), "connection lost"),
     (re.compile(r"timed? ?out|timeout|time limit", re.I), "no answer"),

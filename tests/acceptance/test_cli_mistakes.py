@@ -27,8 +27,8 @@ def failed(user: User) -> list[str]:
 
 
 MISTAKES = [
-    (["enqueue", "resise"], 'no job "resise" in cli_jobs/ (7 files). Did you mean "resize"?', contract.EXIT_NOT_FOUND),
-    (["enqueue", "nothing-like-it"], 'no job "nothing-like-it" in cli_jobs/ (7 files).', contract.EXIT_NOT_FOUND),
+    (["enqueue", "resise"], 'no job "resise" in cli_jobs/ (8 files). Did you mean "resize"?', contract.EXIT_NOT_FOUND),
+    (["enqueue", "nothing-like-it"], 'no job "nothing-like-it" in cli_jobs/ (8 files).', contract.EXIT_NOT_FOUND),
     (["enqueue", "../resize"], 'no job "../resize"', contract.EXIT_NOT_FOUND),
     (["enqueue", "/etc/passwd"], 'no job "/etc/passwd"', contract.EXIT_NOT_FOUND),
     (

@@ -69,6 +69,15 @@ def test_max_time_ends_a_script_that_ignores_it_with_its_children(user: User) ->
     until(lambda: not child.exists() or " Z " in (child / "stat").read_text(), what="the child's end")
 
 
+def test_max_time_may_be_short_but_not_nothing(user: User) -> None:
+    script(user, "sleepy.sh", "echo up\nsleep 60\n")
+    short = user.run("run", "sleepy", "--max-time", "20ms", seconds=20)
+    assert (short.code, "max time reached" in short.err) == (contract.EXIT_FAILED, True)
+    nothing = user.run("run", "sleepy", "--max-time", "0", seconds=20)
+    assert (nothing.code, nothing.out) == (contract.EXIT_USAGE, "")
+    assert "--max-time: must be more than 0" in nothing.err
+
+
 def test_ctrl_c_gives_the_script_its_grace(user: User) -> None:
     script(user, "tidy.sh", "trap 'echo tidied; exit 0' TERM\necho ready\nwhile true; do sleep 0.1; done\n")
     with user.start("run", "tidy") as process:
@@ -111,4 +120,6 @@ def test_a_new_job_runs_as_it_is(user: User) -> None:
         assert path.is_file()
         done = user.run("run", words[0])
         assert done.code == contract.EXIT_OK, done.err
-        assert '"greeted"' in done.err
+        assert '"greetings"' in done.err
+    user.ok("job", "new", "disks", "--command")
+    assert "%" in user.ok("run", "disks")

@@ -10,7 +10,7 @@ import pymongo
 import pytest
 from test_store_plans import Plan, profiled, read_plan
 
-from slotsched.model import Schedule, ScheduleStatus, TaskRequest
+from slotsched.model import Overlap, Schedule, ScheduleStatus, TaskRequest
 from slotsched.store import ScheduleFilter, Store
 
 IDLE = 2000
@@ -102,3 +102,13 @@ def test_history_reads_its_page_and_clearing_only_its_series(filled: Filled) -> 
     assert (plan.keys <= 2, plan.documents) == (True, 1)
     plans = filled.plans(lambda: filled.store.schedules.clear_history(["s0000"]), "tasks")
     assert all(plan.keys <= 2 for plan in plans)
+
+
+def test_the_newest_task_of_each_series_is_one_key(filled: Filled) -> None:
+    for name in ("s0000", "s0001"):
+        tasks = [filled.store.firing.run_now(name, overlap=Overlap.ALLOW_ALL) for _ in range(5)]
+    found: dict[str, Any] = {}
+    [plan] = filled.plans(lambda: found.update(filled.store.schedules.latest(["s0000", "s0001", "s0002"])))
+    assert sorted(found) == ["s0000", "s0001"]
+    assert found["s0001"].id == tasks[-1].id
+    assert plan.keys <= 3 + 2 * 2  # schedules by name, and one task each; some plans look at the key after it

@@ -380,6 +380,11 @@ def test_a_check_lists_every_problem_and_what_is_only_odd(jobs: Path, write: Wri
     ]
 
 
+def test_a_job_is_not_looked_for_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=r'^no job "a": there is no folder .*/nowhere$'):
+        Folder(tmp_path / "nowhere").fresh("a")
+
+
 def test_a_broken_job_is_told_by_its_first_line_that_is_wrong(jobs: Path, write: Write) -> None:
     write("a.py", "# /// script\n# [tool.slotsched]\n# slot = 1\n# ///\ndef main(*words): ...\n")
     assert scan(jobs).broken["a"].line == 3
