@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from slotsched.due import fires_at, nominal_after, nominals_between, recurrence_of
-from slotsched.errors import InvalidRecurrence, NotFound, UsageError
+from slotsched.due import check_schedule, fires_at, nominal_after, nominals_between, recurrence_of
+from slotsched.errors import InvalidRecurrence, NotFound, Refused, UsageError
 from slotsched.model import Job, Overlap, Overrides, Schedule, Task
 from slotsched.recurrence import find_zone, notes, parse_cron
 from slotsched.wishes import read_overrides, read_wishes
@@ -89,8 +89,6 @@ class Schedules:
         self, job: str, args: Mapping[str, Any] | None = None, *, name: str | None = None, **options: Any
     ) -> Schedule:
         """What `add` would store, checked but not stored; the same parameters and errors."""
-        from slotsched.due import check_schedule
-
         wishes = read_wishes({"owner": self._place.owner, **options})
         found = self._place.job(job)
         schedule = Schedule(
@@ -173,6 +171,12 @@ class Schedules:
 
     def remove(self, *names: str) -> int:
         """Forgets them; their tasks stay. Raises Refused for one that a job file declares: it would come back."""
+        for one in map(self.get, names):
+            if one.source.kind == "file" and not one.source.gone:
+                raise Refused(
+                    f"{one.name} is declared in its job file and would come back; take it out there, or: "
+                    f"slotsched schedule pause {one.name}"
+                )
         return self._place.store.schedules.remove(names)
 
     # --- looking ------------------------------------------------------------------------------------

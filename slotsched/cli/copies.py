@@ -8,7 +8,7 @@ DIGITS = 12  # of a content hash, as shown
 
 
 def copies(session: Session, job: str, here: str | None = None) -> str:
-    """Which instances that are up hold which content of a job's file, where they do not all hold the same; empty where they do.
+    """Which of the instances that are up hold which content of a job's file; empty where they all hold the same.
 
     here: the content hash of the copy in this machine's own folder.
     """

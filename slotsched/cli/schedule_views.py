@@ -179,7 +179,7 @@ def schedule_next(
     count: Annotated[int, typer.Option("--n", "-n", "--limit", metavar="N", min=1, help="So many.")] = 10,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Print the next fires: local time, UTC, and what changed clocks do.
+    """Print the next fires: local time, UTC, what changed clocks do.
 
     The local time is in the schedule's own zone.
     """

@@ -13,7 +13,7 @@ from slotsched.cli.options import JobArgument, OutputOption, TimeoutOption, dura
 from slotsched.cli.render import Output, is_terminal, put, put_lines, say, show_object
 from slotsched.cli.session import Session
 from slotsched.cli.text import ago, moment, short
-from slotsched.errors import Refused, UsageError
+from slotsched.errors import UsageError
 
 if TYPE_CHECKING:
     from slotsched.model import Schedule
@@ -67,7 +67,7 @@ def schedule_set(
     *,
     wishes: dict[str, Any],
 ) -> None:
-    """Change what is given; another kind of time takes the old one's place.
+    """Change a schedule; another kind of time replaces the old one.
 
     KEY=VALUE words change single arguments, --args replaces them all. Tasks that are there stay as they are.
     """
@@ -135,7 +135,7 @@ def schedule_pause(context: typer.Context, names: options.NamesArgument) -> None
 
 
 def schedule_resume(context: typer.Context, names: options.NamesArgument) -> None:
-    """Let schedules fire again, from their next time after now."""
+    """Let schedules fire again, from their next time on."""
     session = Session.of(context)
     for schedule in session.client.schedules.resume(*names):
         next_at = "" if schedule.next_at is None else f", next {moment(schedule.next_at)}"
@@ -172,15 +172,7 @@ def schedule_run(
 
 def schedule_rm(context: typer.Context, names: options.NamesArgument) -> None:
     """Forget schedules; their tasks stay."""
-    session = Session.of(context)
-    schedules = session.client.schedules
-    declared = [one.name for one in map(schedules.get, names) if one.source.kind == "file" and not one.source.gone]
-    if declared:
-        raise Refused(
-            f"{declared[0]} is declared in its job file and would come back; take it out there, or: "
-            f"slotsched schedule pause {declared[0]}"
-        )
-    schedules.remove(*names)
+    Session.of(context).client.schedules.remove(*names)
     put_lines(f"{name} removed" for name in dict.fromkeys(names))
 
 
@@ -212,7 +204,7 @@ def schedule_backfill(
     at_once: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="So many at a time.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the times, make nothing.")] = False,
 ) -> None:
-    """Make the tasks of times that were missed, or were before it existed.
+    """Make the tasks of times that were missed or lie before it.
 
     A time that has its task already is left out. Off a terminal it prints the tasks' full ids.
     """

@@ -48,8 +48,9 @@ class Declared:
     def follow(self, is_gone: Callable[[str], bool] = lambda _name: True) -> list[Changed]:
         """Makes every declared schedule what the newest copy of its file says; what that changed.
 
-        is_gone: asked about names whose file no living instance holds: it may be taken out, or its machine may be away for a
-        while. A schedule that was made by hand under a job's name stays as it is. Indexes `by_source`, `by_job` (jobs).
+        is_gone: asked about names whose file no living instance holds: it may be taken out, or its machine may be
+        down for a while. A schedule that was made by hand under a job's name stays as it is. Indexes `by_source`,
+        `by_job` (jobs).
         """
         dead = self._dead()
         jobs = self._catalogs.newest_of(self._catalogs.names(), held=True, dead=dead)
