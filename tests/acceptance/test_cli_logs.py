@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Iterator
 
@@ -76,15 +77,16 @@ def test_every_attempt_has_its_own_log(user: User, talk: str) -> None:
 
 
 def test_following_shows_lines_while_they_come_and_ends_with_the_task(user: User) -> None:
-    task = user.ok("enqueue", "slow", "steps=8")
+    task = user.ok("enqueue", "slow", "steps=12")
     with user.start("logs", "-f", task) as process:
         assert process.stdout is not None
         assert "step 0" in process.stdout.readline()
-        assert user.json("task", "show", task)["status"] == "running"
+        seen = dt.datetime.now(dt.UTC)
         rest = process.stdout.read()
         process.wait(30)
     assert process.returncode == contract.EXIT_OK
-    assert messages(rest) == [f"INFO  step {n}" for n in range(1, 8)]
+    assert messages(rest) == [f"INFO  step {n}" for n in range(1, 12)]
+    assert dt.datetime.fromisoformat(user.json("task", "show", task)["ended_at"]) > seen
 
 
 @pytest.mark.parametrize("command", [("logs", "@last"), ("logs", "-f", "@last"), ("enqueue", "spells", "--follow")])

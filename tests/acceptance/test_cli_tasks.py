@@ -94,7 +94,7 @@ def test_with_json_the_answer_of_wait_is_the_ended_task(user: User) -> None:
 
 
 def test_a_timeout_ends_the_waiting_not_the_task(user: User) -> None:
-    done = user.run("enqueue", "slow", "--wait", "--timeout", "300ms")
+    done = user.run("enqueue", "slow", "steps=150", "--wait", "--timeout", "300ms")
     task = done.out.strip()
     assert done.code == contract.EXIT_TIMEOUT
     assert done.err == f"{task[-8:]} has not ended in time; it goes on\n"

@@ -138,7 +138,7 @@ def test_capacity_that_is_raised_lets_nobody_beside_an_exclusive_task(mixed: Fle
 # --- memory -------------------------------------------------------------------------------------------
 def test_tasks_whose_memory_does_not_fit_together_run_one_after_the_other_and_say_why(mixed: Fleet) -> None:
     mixed.start("big", slots=8, memory="1G")
-    ids = mixed.enqueue_many([{"job": "plain", "args": {"seconds": 1.5}, "memory": "600M"}] * 2)
+    ids = mixed.enqueue_many([{"job": "plain", "args": {"seconds": 4}, "memory": "600M"}] * 2)
     small = mixed.enqueue("plain", "--memory", "300M")
     until(
         lambda: any("waits for 600.0 MiB of memory (most free: " in mixed.client.why(task_id) for task_id in ids),
