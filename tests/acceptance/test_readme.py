@@ -108,7 +108,7 @@ def test_the_readmes_jobs_are_whole_ones(place: Path) -> None:
 
 
 def test_what_one_sees_is_what_the_readme_shows(user: User) -> None:
-    command = block("sh", "greet").split()[1:]
+    command = block("sh", "--follow").split()[1:]
     with user.terminal(*command, columns=120) as terminal:
         seen = [line.rstrip() for line in terminal.end(seconds=60).out.splitlines() if line.strip()]
     assert [unnumbered(line) for line in seen] == [unnumbered(line) for line in blocks("")[0].splitlines()]
@@ -157,7 +157,7 @@ def test_every_command_and_option_in_the_readme_exists(place: Path) -> None:
     assert lines, "the README shows no command"
     for line in lines:
         words = line.split()[1:]
-        command = [word for word in words[:2] if re.fullmatch(r"[a-z]+", word)]
+        command = [word for word in words[:2] if re.fullmatch(r"[a-z][a-z-]*", word)]
         group = ["scheduler", "schedule", "job", "task", "instance", "db", "config"]
         shown = slotsched(place, *command[: 2 if command[0] in group else 1], "--help")
         assert shown.returncode == 0, line
@@ -202,6 +202,17 @@ def test_the_facts_in_the_readme_are_all_that_a_task_has_and_the_job_reader_take
     main = "def main(name: str) -> None: ..."
     script = "\n".join(["# /// script", "# [tool.slotsched]", *lines, "# ///", main, ""])
     (place / "jobs" / "all.py").write_text(script)
+    checked = slotsched(place, "job", "check")
+    assert checked.returncode == 0, checked.stderr + checked.stdout
+
+
+def test_the_schedule_facts_in_the_readme_are_all_that_are_acted_on(place: Path) -> None:
+    facts = {name for row in table("schedule fact | default | meaning") for name in names(row[0])}
+    assert facts == set(facts_module.SCHEDULE_NAMES) - {"on_event"}  # events are to come; job check says so
+    header = ["# /// script", "# [tool.slotsched]", '# timezone = "Europe/Paris"', '# overlap = "buffer_one"']
+    for name, value in (("cron", '"15 3 * * *"'), ("every", '"10s"'), ("after", '"greet"')):
+        more = ["# ///", "def main() -> None: ...", ""]
+        (place / "jobs" / f"timed-{name}.py").write_text("\n".join([*header, f"# {name} = {value}", *more]))
     checked = slotsched(place, "job", "check")
     assert checked.returncode == 0, checked.stderr + checked.stdout
 
