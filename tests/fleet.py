@@ -111,6 +111,14 @@ class Witness:
             most = max(most, now)
         return most
 
+    def busy(self, begin: float, end: float) -> float:
+        """The slot-seconds between two moments in which scripts ran, by the tasks' own clocks."""
+        ends = {(m.task, m.fence): m.at for m in self.marks("end")}
+        return sum(
+            mark.slots * max(0.0, min(end, ends.get((mark.task, mark.fence), end)) - max(begin, mark.at))
+            for mark in self.marks("start")
+        )
+
 
 @dataclass
 class InstanceProcess:
