@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import math
 import random
 import secrets
 from collections.abc import Callable, Iterable, Sequence
@@ -13,10 +14,12 @@ from slotsched.estimate import HISTORY_RUNS, planned, replanned
 from slotsched.model import Capacity, Lane, Needs, Reservation, SeriesMemory, Task
 from slotsched.scheduler.engine import FREE_BYTES_FLOOR, Engine
 from slotsched.scheduler.limiting import Limiter
+from slotsched.scheduler.spreading import Spread
 from slotsched.scheduler.starting import Starter
 from slotsched.store import Waiting
 
-WINDOW = 100  # candidates that fit now
+WINDOW = 100  # candidates that fit now; more while this instance draws from further back
+WIDEST_WINDOW = 1000
 SAMPLE_MINIMUM = 10
 BLOCKED_WINDOW = 16  # candidates that fit the machine but not what is free
 WINDOW_READS = 8  # until a window is full although limits keep tasks out of it
@@ -33,6 +36,8 @@ class Claimer:
         self._asks: dict[str, Needs] = {}  # by lane: what its tasks would hold here
         self.limiter = Limiter(engine)
         self._history: dict[str, tuple[float, list[float]]] = {}
+        self._spread = Spread()
+        self._fitting: list[Waiting] = []  # what the last window was drawn from
         self._reserved: Hold | None = None
         self._reserved_until = 0.0
         self.more = False  # the last pass may have left work behind that fits
@@ -59,9 +64,10 @@ class Claimer:
             self._reserve(None)
             return 0
         wanted, hold = self._choose([self._candidate(waiting) for waiting in window])
+        drawn = self._spread.draw(wanted, self._kinds(window, hold)) if len(engine.live) > 1 else wanted
         self._reserve(hold)
-        lanes = {waiting.id: self._lanes[waiting.lane] for waiting in window}
-        won = self._claim([(task_id, lanes[task_id]) for task_id in wanted])
+        lanes = {waiting.id: self._lanes[waiting.lane] for waiting in [*window, *self._fitting]}
+        won = self._claim([(task_id, lanes[task_id]) for task_id in drawn])
         self.more = bool(wanted)  # also when others were faster: there may be more behind what they took
         return won
 
@@ -96,7 +102,8 @@ class Claimer:
         free, capacity = engine.ledger.free, engine.ledger.capacity
         fitting, blocked = self._serve(free, capacity)
         queue = engine.store.queue
-        now = self._admitted(queue.candidates, fitting, WINDOW)
+        size = min(max(WINDOW, math.ceil(self._spread.factor * free.slots)), WIDEST_WINDOW)
+        now = self._fitting = self._admitted(queue.candidates, fitting, size)
         later = self._admitted(queue.blocked, blocked, BLOCKED_WINDOW)
         if len(engine.live) > 1:
             now = _sample(now, max(SAMPLE_MINIMUM, 2 * free.slots))
@@ -213,11 +220,33 @@ class Claimer:
 
     # --- the claim -----------------------------------------------------------------------------------
 
+    def _kinds(self, window: Sequence[Waiting], hold: Hold | None) -> dict[str, str]:
+        """Of the tasks that fit now, in rank order: which ones can stand for each other.
+
+        Those with the same needs; for as long, where a plan for a task that waits for room depends on it. Never one
+        that room was kept for, and none under a limit, which may leave less than there are tasks.
+        """
+        fitting = {waiting.id for waiting in self._fitting}
+        planning = hold is not None or any(waiting.id not in fitting for waiting in window)
+        by_lane: dict[str, str | None] = {}
+        for text in {waiting.lane for waiting in self._fitting}:
+            lane = self._lanes[text]
+            alike = str(Lane(job=lane.job if planning else "", needs=lane.needs))
+            by_lane[text] = None if self.limiter.scopes(lane) else alike
+        kept = {one.id for one in (self._reserved, hold) if one is not None}
+        return {
+            waiting.id: kind
+            for waiting in self._fitting
+            if waiting.id not in kept and (kind := by_lane[waiting.lane]) is not None
+        }
+
     def _claim(self, wanted: Sequence[tuple[str, Lane]]) -> int:
         """Claim tasks (id, lane): those without a limit in one write for all, the others one by one."""
         limited = [(task_id, lane) for task_id, lane in wanted if self.limiter.scopes(lane)]
         free = [(task_id, lane) for task_id, lane in wanted if not self.limiter.scopes(lane)]
         won = self._send(free, self._claim_free) if free else 0
+        if free:
+            self._spread.learn(len(free), won, len(self._engine.live))
         return won + (self._send(limited, self.limiter.claim) if limited else 0)
 
     def _claim_free(self, wanted: Sequence[tuple[str, Lane]], token: str) -> list[Task]:
