@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from slotsched import contract
-from slotsched.errors import InvalidDocument
 from slotsched.execution import read_progress, read_result, read_state_out
 from slotsched.machine import boot_id
 from slotsched.model import Capacity, Lane, Outcome, Reason, RetryPolicy, Status
@@ -80,22 +79,15 @@ class Finisher:
         log = replace(record.log, bytes=outcome.log_bytes, truncated=outcome.log_truncated) if has_log else None
         retry_in = retry_delay(record.retry, record.attempt, outcome)
         if not run.disowned:
-            try:
-                status = engine.store.queue.finish(
-                    record.task_id,
-                    record.token,
-                    outcome,
-                    hash=record.hash,
-                    log=log,
-                    retry_in=retry_in,
-                    lane=None if retry_in is None else retry_lane(record, outcome, engine.capacities),
-                )
-            except InvalidDocument as error:
-                # Repeating cannot help: record the end without what the server refuses (a result too large).
-                reduced = replace(outcome, result=None, state=None, reason=Reason.INVALID, message=str(error))
-                status = engine.store.queue.finish(
-                    record.task_id, record.token, reduced, hash=record.hash, log=log, retry_in=None
-                )
+            status = engine.store.queue.finish(
+                record.task_id,
+                record.token,
+                outcome,
+                hash=record.hash,
+                log=log,
+                retry_in=retry_in,
+                lane=None if retry_in is None else retry_lane(record, outcome, engine.capacities),
+            )
             if status is None:
                 engine.log.warning(
                     "the store no longer shows this run as ours; its result is dropped", task=record.task_id
