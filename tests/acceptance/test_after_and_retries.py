@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import LEASE_SECONDS, POLL_SECONDS
 from fleet import Fleet, FleetMaker, boottime, until
+from fleet_fixtures import LEASE_SECONDS, POLL_SECONDS
 
 from slotsched import contract
 

@@ -6,9 +6,9 @@ import signal
 
 import pymongo
 from bson import ObjectId
-from conftest import GRACE_SECONDS, LEASE_SECONDS, POLL_SECONDS
 from fault_proxy import fault_proxy
 from fleet import Fleet, boottime, processes_of, until
+from fleet_fixtures import GRACE_SECONDS, LEASE_SECONDS, POLL_SECONDS
 
 from slotsched.scheduler.leasing import RENEWALS_PER_LEASE
 

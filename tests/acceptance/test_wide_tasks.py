@@ -12,8 +12,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from conftest import LEASE_SECONDS, POLL_SECONDS
 from fleet import Fleet, boottime, until
+from fleet_fixtures import LEASE_SECONDS, POLL_SECONDS
 
 RUNS_SECONDS = (1.2, 2.8, 2.0, 1.6, 2.4)  # of narrow tasks, in turn: uneven, so that slots come free one by one
 MAX_SECONDS = 5.0  # it may take, start-up of its process on a busy machine included

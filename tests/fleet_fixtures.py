@@ -1,4 +1,4 @@
-"""Fleets for the acceptance tests: a fresh database and log store each, and leases short enough to wait for.
+"""Fleets for the acceptance and fault tests: a fresh database and log store each, and leases short enough to wait for.
 
 A test that looks at one instance's capacity, loss or end starts its own fleet; tests that only run tasks share the
 module's (`shared`), which costs nothing but the start of two or three processes per module.
