@@ -12,28 +12,25 @@ from __future__ import annotations
 import datetime as dt
 import difflib
 import json
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from slotsched.errors import InvalidBatch, InvalidJob, NotFound, Refused, UsageError, WaitTimeout
+from slotsched.errors import InvalidBatch, InvalidJob, NotFound, Refused, UsageError
 from slotsched.explain import MOST_NAMED, Fleet, why
 from slotsched.fleetview import fleet_of, place_of
 from slotsched.model import TERMINAL, Job, Status, Task, TaskRequest
 from slotsched.request import build_request, refuse_unknown, user_name
 from slotsched.settings import Settings, load
+from slotsched.waiting import changes
 
 if TYPE_CHECKING:
     from slotsched.archive import Archive
     from slotsched.catalog import Folder
     from slotsched.schedules import Schedules
     from slotsched.store import Store
-
-POLL_FIRST_SECONDS = 0.05
-POLL_MOST_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -274,28 +271,7 @@ class Client:
 
         timeout: seconds for all of them together, None = without limit.
         """
-        seen: dict[str, Task | None] = dict.fromkeys(self._id(task) for task in tasks)
-        open_ones = list(seen)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        pause = POLL_FIRST_SECONDS
-        while True:
-            changed = False
-            for task_id, now in self._look(open_ones).items():
-                if now != seen[task_id]:
-                    seen[task_id], changed = now, True
-                    yield now
-            open_ones = [task_id for task_id in open_ones if not _ended(seen[task_id])]
-            if not open_ones:
-                return
-            pause = POLL_FIRST_SECONDS if changed else min(pause * 1.5, POLL_MOST_SECONDS)
-            _sleep(pause, deadline, open_ones)
-
-    def _look(self, ids: Sequence[str]) -> dict[str, Task]:
-        found = self.store.tasks.get_many(ids)
-        for task_id in ids:
-            if task_id not in found:
-                raise NotFound(f"task {task_id} is gone: somebody removed it")
-        return {task_id: found[task_id] for task_id in ids}
+        return changes(self.store.tasks.get_many, [self._id(task) for task in tasks], timeout)
 
     def wait(self, tasks: Iterable[Handle | str], timeout: float | None = None) -> list[Task]:
         """The tasks, ended, in the order asked. timeout: seconds; raises WaitTimeout (they go on), NotFound."""
@@ -384,18 +360,3 @@ class Client:
         if isinstance(task, Handle):
             return task.id
         return task if len(task) == 24 else self.resolve(task)
-
-
-def _ended(task: Task | None) -> bool:
-    return task is not None and task.status in TERMINAL
-
-
-def _sleep(pause: float, deadline: float | None, open_ones: Collection[str]) -> None:
-    if deadline is not None:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            count = len(open_ones)
-            what = f"{next(iter(open_ones))[-8:]} has" if count == 1 else f"{count} tasks have"
-            raise WaitTimeout(f"{what} not ended in time; {'it goes' if count == 1 else 'they go'} on")
-        pause = min(pause, left)
-    time.sleep(pause)
