@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 from slotsched.model import Capacity, Needs
 
-STEAL_SECONDS = 30.0  # another's promise is overtaken by one that is earlier by more: less is noise and costs writes
+STEAL_SECONDS = 30.0  # see `steal_after`
 HARD_AFTER_SECONDS = 86400.0  # a day: by then plans have failed a task often enough
 HARD_AFTER_LIMITS = 2.0  # a task that may run for most of a day has not waited long after one
 ENDING_SECONDS = 1.0  # what should be over by now is taken to be over this soon
@@ -83,6 +83,7 @@ def choose(
     me: str = "",
     *,
     hard_after: float = HARD_AFTER_SECONDS,
+    steal_after: float = STEAL_SECONDS,
 ) -> Choice:
     """Decide one claim pass of the instance with the id `me`.
 
@@ -90,10 +91,12 @@ def choose(
     candidates: due tasks in rank order, tags and limits of concurrency already checked: those that fit now and the
     first few that do not. One that even the empty instance could not run is ignored.
     hard_after: seconds a task waits before it is planned with hard limits.
+    steal_after: seconds by which a promise must be earlier than another instance's to overtake it: what is less is
+    noise, and costs writes. The time that a reservation lasts is a fair measure of it.
     """
     plan = _Plan(now, _Dimensions(capacity), free, running)
     queue = iter(candidates)
-    claims, promise = _in_rank_order(plan, queue, me, hard_after)
+    claims, promise = _in_rank_order(plan, queue, _Rules(me, hard_after, steal_after))
     if promise is None:
         return Choice(claims, None)
     backfilled, withheld = _backfill(plan, promise, queue)
@@ -110,7 +113,7 @@ def is_hard(waited: float, max_time: float, hard_after: float = HARD_AFTER_SECON
 
 
 def _in_rank_order(
-    plan: _Plan, queue: Iterator[Candidate], me: str, hard_after: float
+    plan: _Plan, queue: Iterator[Candidate], rules: _Rules
 ) -> tuple[list[str], _Promise | None]:
     """Start what fits, up to the first task that has to wait for this instance; the queue is left behind it."""
     claims: list[str] = []
@@ -120,7 +123,7 @@ def _in_rank_order(
             claims.append(candidate.id)
             plan.start(ask, candidate)
         elif _fits(ask, plan.dimensions.capacity):
-            promise = _promise(plan, ask, candidate, me, hard_after)
+            promise = _promise(plan, ask, candidate, rules)
             if promise is not None:
                 return claims, promise
     return claims, None
@@ -140,6 +143,14 @@ def _backfill(plan: _Plan, promise: _Promise, behind: Iterable[Candidate]) -> tu
         else:
             withheld = True
     return claims, withheld
+
+
+class _Rules(NamedTuple):
+    """Who decides, and by which of the limits of `choose`."""
+
+    me: str
+    hard_after: float
+    steal_after: float
 
 
 _Vector = tuple[int, ...]
@@ -195,17 +206,20 @@ class _Plan:
         ends = sorted(
             (self._end(planned_end, kill_at, hard=hard), vector) for planned_end, kill_at, vector in self._taken
         )
-        room, start = self.room, self.now + ENDING_SECONDS
+        room, start = self.room, self.now
         for end, vector in ends:
             if end > start and _fits(ask, room):
                 break
             room, start = _more(room, vector), end
-        return start, room
+        return self._to_come(start), room
 
     def _end(self, planned_end: float, kill_at: float, *, hard: bool) -> float:
         """A task that has outrun its plan is planned with its limit."""
-        end = kill_at if hard or planned_end <= self.now else planned_end
-        return max(end, self.now + ENDING_SECONDS)
+        return self._to_come(kill_at if hard or planned_end <= self.now else planned_end)
+
+    def _to_come(self, moment: float) -> float:
+        """No floor under what is to come anyway: tasks shorter than it would always pass who waits for room."""
+        return moment if moment > self.now else self.now + ENDING_SECONDS
 
 
 @dataclass(slots=True)
@@ -228,13 +242,13 @@ class _Promise:
         return True
 
 
-def _promise(plan: _Plan, ask: _Vector, blocked: Candidate, me: str, hard_after: float) -> _Promise | None:
+def _promise(plan: _Plan, ask: _Vector, blocked: Candidate, rules: _Rules) -> _Promise | None:
     """What this instance can promise a blocked task; None if another instance's promise is as good."""
     kept = blocked.hold_start if blocked.holder is not None else None
-    mine = kept is not None and blocked.holder == me
-    hard = is_hard(plan.now - blocked.due, blocked.limit, hard_after)
+    mine = kept is not None and blocked.holder == rules.me
+    hard = is_hard(plan.now - blocked.due, blocked.limit, rules.hard_after)
     start, room = plan.earliest(ask, hard=hard)
-    if kept is not None and not mine and kept <= start + STEAL_SECONDS:
+    if kept is not None and not mine and kept <= start + rules.steal_after:
         return None
     if kept is not None and mine and kept > plan.now:
         start = min(start, kept)

@@ -134,10 +134,7 @@ class Client:
 
         found = self.job(job) if isinstance(job, str) else job
         checked = check_arguments(found.name, found.parameters, args or {})
-        request = build_request(found, checked, **self._with_ids(options))
-        if request.due_at is not None and request.due_at <= dt.datetime.now(dt.UTC):
-            return replace(request, due_at=None)  # at once; a place in the queue is not had by asking for the past
-        return request
+        return build_request(found, checked, **self._with_ids(options))
 
     def _with_ids(self, options: dict[str, Any]) -> dict[str, Any]:
         """The options with full ids where tasks are named in another way."""
@@ -194,7 +191,7 @@ class Client:
 
     def submit(self, request: TaskRequest) -> Handle:
         """Store a request that `request` has checked."""
-        stored = self.store.tasks.enqueue(request)
+        stored = self.store.tasks.enqueue(*self._not_past([request]))
         return Handle(stored.id, stored.status, stored.existed, self)
 
     def requests(self, items: Iterable[Mapping[str, Any]]) -> list[TaskRequest]:
@@ -230,8 +227,17 @@ class Client:
         self, requests: Sequence[TaskRequest], on_batch: Callable[[int], None] | None = None
     ) -> list[Handle]:
         """Store requests that `requests` has checked."""
-        stored = self.store.tasks.enqueue_many(requests, on_batch)
+        stored = self.store.tasks.enqueue_many(self._not_past(requests), on_batch)
         return [Handle(one.id, one.status, one.existed, self) for one in stored]
+
+    def _not_past(self, requests: Sequence[TaskRequest]) -> list[TaskRequest]:
+        """Due at once instead of in the past, by the store's clock: a place in the queue is not had by asking for it.
+
+        This machine's clock may be wrong; it must not make a task early.
+        """
+        now = self.store.now() if any(request.due_at is not None for request in requests) else None
+        past = [now is not None and request.due_at is not None and request.due_at <= now for request in requests]
+        return [replace(one, due_at=None) if due else one for one, due in zip(requests, past, strict=True)]
 
     def _checked(self, item: Any, jobs: dict[str, Job]) -> TaskRequest:
         if not isinstance(item, Mapping):

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 HISTORY_RUNS = 20  # enough for a 0.9 quantile to mean something, few enough to follow a job that changes
 QUANTILE = 0.9
 MARGIN = 1.2
+SHORTEST_SECONDS = 0.1  # of a plan that was outrun: less could be doubled for ever
 
 
 def planned(runs: Sequence[float], max_time: float) -> float:
@@ -34,7 +35,7 @@ def replanned(plan: float, elapsed: float, max_time: float) -> float:
     short pass it meanwhile. (The correction of broken predictions in steps is from the same paper.)
     """
     while plan <= elapsed and plan < max_time:
-        plan = max(2 * plan, MARGIN)
+        plan = max(2 * plan, SHORTEST_SECONDS)
     return min(plan, max_time)
 
 

@@ -83,6 +83,9 @@ def obstacle(job: str, needs: Needs, fleet: Fleet) -> str | None:
     if all(instance.draining for instance in able):
         names = ", ".join(sorted(instance.name for instance in able))
         return f"every instance that could run it is draining ({names})"
+    ready = [instance for instance in able if not instance.draining]
+    if all(instance.hindrance for instance in ready):
+        return "; ".join(f"{instance.name} claims nothing: {instance.hindrance}" for instance in ready[:MOST_NAMED])
     return None
 
 
@@ -150,7 +153,9 @@ def _no_room(task: Task, fleet: Fleet) -> str | None:
     able = [
         instance
         for instance in fleet.instances
-        if instance.id in fleet.holders.get(task.job, ()) and not instance.draining and instance.capacity.fits(needs)
+        if instance.id in fleet.holders.get(task.job, ())
+        and not (instance.draining or instance.hindrance)
+        and instance.capacity.fits(needs)
     ]
     if any(_free(instance).fits(needs.on(instance.capacity)) for instance in able):
         return None

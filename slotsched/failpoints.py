@@ -2,14 +2,16 @@
 
 `SLOTSCHED_FAILPOINTS="finish.before=kill, upload.after=stop@3"` kills the process with SIGKILL when it is about to call
 what is marked `@failpoint("finish")`, and freezes it (SIGSTOP) after the third call of what is marked "upload". A point
-acts once. Without the variable the decorator hands back the very function it was given: a point that is off costs
-nothing. (Yang et al. 2006 and FreeBSD's fail(9) have the idea; here a point is a function's edge, because what a crash
-can come between is two writes.)
+acts once, and says so on stderr first, so that a test can tell a point that acted from one that was never reached.
+Without the variable the decorator hands back the very function it was given: a point that is off costs nothing. (Yang
+et al. 2006 and FreeBSD's fail(9) have the idea; here a point is a function's edge, because what a crash can come
+between is two writes.)
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import signal
 import time
@@ -17,6 +19,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 VARIABLE = "SLOTSCHED_FAILPOINTS"
+NOTICE = "failpoint"
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -24,13 +27,15 @@ R = TypeVar("R")
 class _Point:
     """What happens at one edge, the `at`-th time it is reached."""
 
-    def __init__(self, action: str, at: int) -> None:
+    def __init__(self, name: str, action: str, at: int) -> None:
+        self._notice = f"{NOTICE} {name}={action}\n".encode()
         self._act = _action(action)
-        self._left = at
+        self._at = at
+        self._reached = itertools.count(1)  # threads may reach it together, and one of them acts
 
     def reached(self) -> None:
-        self._left -= 1
-        if self._left == 0:
+        if next(self._reached) == self._at:
+            os.write(2, self._notice)
             self._act()
 
 
@@ -77,7 +82,7 @@ def _parse(text: str) -> dict[str, _Point]:
         action, _, at = action.partition("@")
         if name.rpartition(".")[2] not in ("before", "after"):
             raise ValueError(f"{VARIABLE}: {entry} has no .before or .after")
-        points[name] = _Point(action, int(at or 1))
+        points[name] = _Point(name, action, int(at or 1))
     return points
 
 

@@ -43,6 +43,7 @@ _CSI = r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
 _ESCAPE = r"\x1b[ -/]*[0-~]"
 _CONTROLS = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
 _BIDI = r"[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"  # can show a text in another order than it has
+_OBEYED_IN_JSON = re.compile(rf"[\x7f-\x9f\u2028\u2029]|{_BIDI}")  # JSON itself refuses the others in a string
 _SEQUENCES = re.compile("|".join((_STRING, _CSI, _ESCAPE, _CONTROLS, _BIDI)))
 _BREAKS = re.compile("\r\n|[\r\u2028\u2029\x85]")
 
@@ -116,6 +117,15 @@ def hole(line: bytes) -> int:
     return size if marker.stream is None and not marker.passed and type(size) is int and size > 0 else 0
 
 
+def stands_for_lost(lines: bytes) -> bool:
+    """Whether the last of these whole lines stands for output that is not in the log."""
+    last = lines[lines.rfind(b"\n", 0, -1) + 1 :]
+    if b'"truncated"' not in last:
+        return False
+    marker = parse(last)
+    return marker.stream is None and not marker.passed and "truncated" in marker.fields
+
+
 def level_name(level: int) -> str:
     """`info` for 30; the next lower name for a number between, as pino does."""
     return LEVEL_NAMES[max((known for known in LEVEL_NAMES if known <= level), default=min(LEVEL_NAMES))]
@@ -140,6 +150,13 @@ def plain(text: str) -> str:
     if text.isprintable() and text.isascii():
         return text
     return _SEQUENCES.sub("", _BREAKS.sub(lambda found: "\n" if found[0] == "\r\n" else " ", text))
+
+
+def plain_json(text: str) -> str:
+    """The same JSON, with escapes for every character in its strings that a terminal could obey."""
+    if text.isprintable() and text.isascii():
+        return text
+    return _OBEYED_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 # --- for terminals ----------------------------------------------------------------------------------

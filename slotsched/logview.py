@@ -138,6 +138,7 @@ class _Session:
         self._task_id = task_id
         self._how = how
         self._offset = 0  # in the running attempt's log
+        self._marked = False  # what came last says itself that something is left out behind it
         self._give_up_at: float | None = None
         self._said = ""
 
@@ -221,10 +222,13 @@ class _Session:
                 if chunk.offset > self._offset:
                     if not over_gaps:
                         return
-                    self._say(f"{chunk.offset - self._offset} bytes of the log are not at hand until it is uploaded")
+                    if not self._marked:
+                        missing = chunk.offset - self._offset
+                        self._say(f"{missing} bytes of the log are not at hand until it is uploaded")
                     self._offset = chunk.offset
                     yield _Mark.GAP
                 self._offset = chunk.offset + len(chunk.data)
+                self._marked = loglines.stands_for_lost(chunk.data)
                 yield chunk.data
 
     def _whole(self, number: int, log: LogRef) -> Iterator[bytes | _Mark]:

@@ -6,9 +6,40 @@ import math
 import os
 import re
 import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
+
+# Below this the spool could no longer take the logs of what runs. A small file system keeps a share instead.
+SPACE_FLOOR_BYTES = 64 << 20
+SPACE_FLOOR_SHARE = 1 / 10
+FILES_FLOOR = 256  # an attempt needs about a dozen
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a file system has left for us. floor: bytes that are to stay free. files: inodes, None where uncounted."""
+
+    free: int
+    floor: int
+    files: int | None = None
+
+    @property
+    def low(self) -> bool:
+        """Too little for another task."""
+        return self.free < self.floor or (self.files is not None and self.files < FILES_FLOOR)
+
+
+def space_at(path: Path) -> Space:
+    """What is left where `path` is. Raises OSError."""
+    stats = os.statvfs(path)
+    return Space(
+        free=stats.f_bavail * stats.f_frsize,
+        floor=min(SPACE_FLOOR_BYTES, int(stats.f_blocks * stats.f_frsize * SPACE_FLOOR_SHARE)),
+        files=stats.f_favail if stats.f_files else None,
+    )
 
 
 def boot_id() -> str:
@@ -34,6 +65,11 @@ def usable_memory() -> int:
     total: int = psutil.virtual_memory().total
     limits = [_read_number(path) for path in _cgroup_files("memory.max", "memory/memory.limit_in_bytes")]
     return min([total, *(limit for limit in limits if limit)])
+
+
+def usable_resources(named: Mapping[str, int], devices: Path = Path("/dev")) -> dict[str, int]:
+    """Units by name: NVIDIA devices as `gpu`, and what the settings name, which counts more; nothing of 0 units."""
+    return {name: units for name, units in ({"gpu": nvidia_devices(devices)} | dict(named)).items() if units}
 
 
 def nvidia_devices(devices: Path = Path("/dev")) -> int:

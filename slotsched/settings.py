@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from slotsched import failpoints
 from slotsched.contract import TASK_PREFIX
 from slotsched.errors import InvalidSettings
 from slotsched.quantities import parse_duration, parse_size
@@ -29,7 +30,7 @@ UP_FILE = "up.json"
 DEFAULT_URI = "mongodb://127.0.0.1:27017"
 LOCK_FD_VARIABLE = "SLOTSCHED_LOCK_FD"  # how a scheduler that re-execs in place hands its lock to itself
 # Read by others than this module, the first by the embedded server.
-OTHER_VARIABLES = frozenset({"SLOTSCHED_MONGOD", LOCK_FD_VARIABLE})
+OTHER_VARIABLES = frozenset({"SLOTSCHED_MONGOD", LOCK_FD_VARIABLE, failpoints.VARIABLE})
 
 
 @dataclass(frozen=True, kw_only=True)

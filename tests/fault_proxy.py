@@ -38,6 +38,8 @@ class FaultProxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._port = 0
+        self.accepted = 0  # connections so far
+        self.requests: list[str] = []  # `PUT /bucket/key` of what was passed through or answered so far
 
     @property
     def endpoint(self) -> str:
@@ -51,6 +53,7 @@ class FaultProxy:
 
         async def handle(client: Streams) -> None:
             head = await _request(client)
+            self._note(head)
             client[1].write(by_method.get(head.split(b" ")[0].decode(), http_answer(501)))
             await client[1].drain()
 
@@ -113,6 +116,7 @@ class FaultProxy:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self.accepted += 1
         try:
             with contextlib.suppress(OSError, asyncio.CancelledError, asyncio.IncompleteReadError):
                 await self._handle((reader, writer))
@@ -120,10 +124,15 @@ class FaultProxy:
             self._tasks.discard(task)
             writer.close()
 
+    def _note(self, data: bytes) -> None:
+        """A client sends no request before the last one was answered, so each begins a piece of its own."""
+        if found := re.match(rb"((?:GET|HEAD|PUT|POST|DELETE) \S+) HTTP/1", data):
+            self.requests.append(found[1].decode())
+
     async def _pass(self, client: Streams, up: int | None = None, down: int | None = None) -> None:
         server = await asyncio.open_connection(*self._target)
         pumps = [
-            asyncio.ensure_future(_pump(client[0], server[1], up)),
+            asyncio.ensure_future(_pump(client[0], server[1], up, self._note)),
             asyncio.ensure_future(_pump(server[0], client[1], down)),
         ]
         try:
@@ -135,9 +144,15 @@ class FaultProxy:
             server[1].close()
 
 
-async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter, limit: int | None) -> None:
+async def _pump(
+    source: asyncio.StreamReader,
+    target: asyncio.StreamWriter,
+    limit: int | None,
+    note: Callable[[bytes], None] = lambda _data: None,
+) -> None:
     left = limit
     while data := await source.read(65536 if left is None else min(65536, left)):
+        note(data)
         target.write(data)
         await target.drain()
         if left is not None:

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -207,9 +207,16 @@ class Fleet:
         return {**kept, "HOME": str(home), **self.environ, **ours, **extra}
 
     def start(
-        self, name: str, *, slots: int = 4, wait: bool = True, environ: Mapping[str, str] | None = None, **settings: str
+        self,
+        name: str,
+        *,
+        slots: int = 4,
+        wait: bool = True,
+        environ: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
+        **settings: str,
     ) -> InstanceProcess:
-        """An instance with its own state directory; returns once it is up."""
+        """An instance with its own state directory; returns once it is up. prefix: a command that becomes it."""
         state = self.folder / f"state-{name}"
         output = self.folder / f"{name}.log"
         ours = {f"SLOTSCHED_{key.upper()}": value for key, value in settings.items()}
@@ -225,7 +232,7 @@ class Fleet:
         with output.open("ab") as stream:
             begun = stream.tell()
             process = subprocess.Popen(
-                [*SLOTSCHED, "scheduler", "run"],
+                [*prefix, *SLOTSCHED, "scheduler", "run"],
                 env=environment,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,

@@ -83,14 +83,22 @@ def ran(task: Task, now: dt.datetime) -> str:
 
 
 def instance_state(instance: Instance) -> str:
-    """`up`, `draining` or `down`."""
+    """`up`, `draining`, `hindered` (up, and claims nothing) or `down`."""
     if not instance.live:
         return "down"
-    return "draining" if instance.draining else "up"
+    if instance.draining:
+        return "draining"
+    return "hindered" if instance.hindrance else "up"
+
+
+def containment(instance: Instance) -> str:
+    """`pidns`, `subreaper (degraded)`: there a killed supervisor may leave processes behind."""
+    name = str(instance.containment.get("name", NONE))
+    return name if instance.containment.get("full", True) else f"{name} (degraded)"
 
 
 def instance_columns(now: dt.datetime) -> list[Column[Instance]]:
-    colors = {"up": "green", "draining": "yellow", "down": "red"}
+    colors = {"up": "green", "draining": "yellow", "hindered": "red", "down": "red"}
     return [
         Column(title="NAME", cell=lambda instance: instance.name),
         Column(title="STATE", cell=instance_state, color=lambda instance: colors[instance_state(instance)]),
@@ -101,11 +109,12 @@ def instance_columns(now: dt.datetime) -> list[Column[Instance]]:
         Column(title="TAGS", cell=lambda instance: ",".join(instance.capacity.tags) or NONE, flexible=True),
         Column(title="RENEWED", cell=lambda instance: _age(now, instance.renewed_at)),
         Column(title="UP FOR", cell=lambda instance: _since(now, instance)),
-        Column(title="CONTAINMENT", cell=lambda instance: str(instance.containment.get("name", NONE))),
+        Column(title="CONTAINMENT", cell=containment),
         Column(title="VERSION", cell=lambda instance: instance.version, wide=True),
         Column(title="HOST", cell=lambda instance: instance.host, wide=True),
         Column(title="PID", cell=lambda instance: str(instance.pid), right=True, wide=True),
         Column(title="ID", cell=lambda instance: instance.id, wide=True),
+        Column(title="HINDRANCE", cell=lambda instance: instance.hindrance or NONE, wide=True),
     ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +20,6 @@ from slotsched.cli.text import width
 from slotsched.errors import InvalidSettings, SlotschedError
 
 CLOCK_WARN_SECONDS = 5.0
-DISK_FAIL_BYTES = 64 << 20
 DISK_WARN_BYTES = 1 << 30
 
 
@@ -147,6 +145,11 @@ def _store(session: Session) -> list[Check]:
             Check(name="instances", level=Level.WARN, text="none is up; tasks wait", advice="slotsched scheduler run")
         )
     checks += [
+        Check(name="instances", level=Level.WARN, text=f"{one.name} claims nothing: {one.hindrance}")
+        for one in live
+        if one.hindrance
+    ]
+    checks += [
         Check(name="instances", level=Level.WARN, text=f"{name}: {why}", advice="remove the document")
         for name, why in store.instances.unreadable().items()
     ]
@@ -209,29 +212,32 @@ def _jobs(session: Session) -> list[Check]:
 
 
 def _slots(session: Session) -> list[Check]:
-    from slotsched.machine import usable_cpus, usable_memory
+    from slotsched.machine import usable_cpus, usable_memory, usable_resources
     from slotsched.quantities import format_size
 
     settings = session.settings
     cpus = usable_cpus()
-    memory = format_size(settings.memory or usable_memory())
-    if settings.slots is None:
-        return [Check(name="slots", level=Level.OK, text=f"{cpus}, one per usable CPU; memory {memory}")]
-    return [Check(name="slots", level=Level.OK, text=f"{settings.slots}, as set ({cpus} usable CPUs); memory {memory}")]
+    count = f"{cpus}, one per usable CPU" if settings.slots is None else f"{settings.slots}, as set ({cpus} usable CPUs)"
+    units = [f"{count} {name}" for name, count in sorted(usable_resources(settings.resources).items())]
+    offered = [count, f"memory {format_size(settings.memory or usable_memory())}", *units, *settings.tags]
+    return [Check(name="slots", level=Level.OK, text="; ".join(offered))]
 
 
 def _disk(session: Session) -> list[Check]:
+    from slotsched.machine import space_at
     from slotsched.quantities import format_size
 
     folder = session.settings.state_dir
     existing = next(path for path in (folder, *folder.parents) if path.is_dir())
-    free = shutil.disk_usage(existing).free
-    text = f"{format_size(free)} free for {folder}"
+    space = space_at(existing)
+    text = f"{format_size(space.free)} free for {folder}"
     if not os.access(existing, os.W_OK):
         return [Check(name="disk", level=Level.FAIL, text=f"{folder} cannot be written to", advice="set state_dir")]
-    if free < DISK_FAIL_BYTES:
+    if space.low:
+        full = space.free < space.floor
+        text += f"; below {format_size(space.floor)} nothing is claimed" if full else ", but no more files can be made"
         return [Check(name="disk", level=Level.FAIL, text=text, advice="free space, or set state_dir")]
-    if free < DISK_WARN_BYTES:
+    if space.free < DISK_WARN_BYTES:
         return [Check(name="disk", level=Level.WARN, text=text, advice="logs wait there until they are uploaded")]
     return [Check(name="disk", level=Level.OK, text=text)]
 

@@ -37,7 +37,9 @@ def logs(
     grep: Annotated[
         str | None, typer.Option("--grep", metavar="RE", help="Only lines in whose message or fields RE is found.")
     ] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Exactly the bytes the script wrote.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Exactly the bytes the script wrote, control characters too.")
+    ] = False,
     stream: Annotated[Stream | None, typer.Option("--stream", help="With --raw: only this stream.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The stored lines, for pino-pretty or jq.")] = False,
     attempt: Annotated[
@@ -98,11 +100,13 @@ def _from_tail(
 
 
 def _write(lines: Iterable[bytes], *, as_json: bool, at_once: bool) -> None:
-    from slotsched.loglines import Renderer, parse
+    from slotsched.loglines import Renderer, parse, plain_json
 
-    renderer = Renderer(color=use_color(sys.stdout))
+    renderer, person = Renderer(color=use_color(sys.stdout)), is_terminal(sys.stdout)
     for line in lines:
-        if as_json:
+        if as_json and person:
+            write(plain_json(line.decode("utf-8", "replace")))
+        elif as_json:
             sys.stdout.buffer.write(line)
         else:
             write(renderer.feed(parse(line)))

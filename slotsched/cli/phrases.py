@@ -62,7 +62,7 @@ def confirm(question: str, *, yes: bool) -> None:
         return
     if not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
         raise UsageError(f"{question} Nobody can be asked here; add --yes")
-    if not typer.confirm(question, err=True):
+    if not typer.confirm(plain(question), err=True):
         raise typer.Exit(contract.EXIT_FAILED)
 
 

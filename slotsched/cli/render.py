@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +30,8 @@ _COLORS = {
     "dim": "2",
     "bold": "1",
 }
+# These and those of log levels (loglines): nothing among them can hide a text.
+_OWN_COLORS = re.compile(r"(\x1b\[(?:0|2|1|3[1-46]|90|97;41)m)")
 STATUS_COLORS = {
     "running": "cyan",
     "completed": "green",
@@ -186,15 +189,19 @@ def show_object(value: Any, output: Output, *, identity: str, lines: Callable[[]
 
 def as_json(value: Any, *, indent: int | None = None) -> str:
     """JSON text; readable where stdout can show all of Unicode, else with escapes that JSON itself knows."""
-    return json.dumps(value, ensure_ascii=not _is_utf8(sys.stdout), indent=indent)
+    from slotsched.loglines import plain_json
+
+    return plain_json(json.dumps(value, ensure_ascii=not _is_utf8(sys.stdout), indent=indent))
 
 
 def pairs(items: Iterable[tuple[str, str]]) -> Iterator[str]:
     """`Name:  value` lines, aligned; a value of several lines is indented under its first."""
-    listed = [(name, value) for name, value in items if value]
+    from slotsched.loglines import plain as without_controls
+
+    listed = [(plain(name), without_controls(value)) for name, value in items if value]
     left = max((len(name) for name, _ in listed), default=0) + 1
     for name, value in listed:
-        first, *rest = value.splitlines()
+        first, *rest = value.splitlines() or [""]
         yield f"{name + ':':<{left}}  {first}"
         for line in rest:
             yield f"{'':<{left}}  {line}"
@@ -207,7 +214,7 @@ def put(text: str) -> None:
 
 def write(text: str) -> None:
     """A part of the answer. What the terminal's encoding lacks is shown as an escape, not fatal."""
-    sys.stdout.write(_printable(text, sys.stdout))
+    sys.stdout.write(_printable(harmless(text), sys.stdout))
 
 
 def put_lines(lines: Iterable[str]) -> None:
@@ -218,13 +225,24 @@ def put_lines(lines: Iterable[str]) -> None:
 def say(text: str, *, color: str | None = None) -> None:
     """One line for the person at the terminal, on stderr: never part of the answer, and lost where nobody reads it."""
     with contextlib.suppress(OSError):
-        sys.stderr.write(paint(_printable(text, sys.stderr), color, enabled=use_color(sys.stderr)) + "\n")
+        sys.stderr.write(paint(_printable(harmless(text), sys.stderr), color, enabled=use_color(sys.stderr)) + "\n")
         sys.stderr.flush()
 
 
 def say_lines(lines: Iterable[str]) -> None:
     for line in lines:
         say(line)
+
+
+def harmless(text: str) -> str:
+    """The text with no control sequences but our own colours: whatever a database or a script put into it."""
+    if text.isascii() and text.removesuffix("\n").isprintable():
+        return text
+    from slotsched.loglines import plain as without_controls
+
+    return "".join(
+        piece if _OWN_COLORS.fullmatch(piece) else without_controls(piece) for piece in _OWN_COLORS.split(text)
+    )
 
 
 def _is_utf8(stream: TextIO) -> bool:

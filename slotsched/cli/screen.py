@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
-from slotsched.cli.render import is_terminal, say, use_color
+from slotsched.cli.render import harmless, is_terminal, say, use_color
 from slotsched.cli.text import cut, plain
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class LiveScreen:
     def line(self, text: str) -> None:
         from rich.text import Text
 
-        self._console.print(Text.from_ansi(text), soft_wrap=True)
+        self._console.print(Text.from_ansi(harmless(text)), soft_wrap=True)
 
     def progress(self, fraction: float | None, message: str) -> None:
         self._bars.update(

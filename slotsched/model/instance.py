@@ -37,4 +37,5 @@ class Instance:
     version: str
     containment: Mapping[str, Any] = field(default_factory=dict)
     free: Capacity | None = None
+    hindrance: str | None = None  # why it claims nothing now although it is up, for people
     slots_wanted: int | None = None  # `instance slots NAME N`: what the instance should offer from now on

@@ -38,10 +38,10 @@ def write_kernel(path: str | Path, text: str) -> None:
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
-    """The JSON object in `path`; None when the file is missing or holds anything else."""
+    """The JSON object in `path`; None when the file is missing, is no file or holds anything else."""
     try:
         value = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

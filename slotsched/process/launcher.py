@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from slotsched.process.containment import AUTO, Containment
+from slotsched.process.files import PRIVATE
 
 SPAWNER_LOG = "spawner.log"
 _LOG_BYTES = 1024 * 1024
@@ -48,10 +49,11 @@ class Launched:
 
 @dataclass(frozen=True)
 class LaunchFailed:
-    """No supervisor was forked; the script has not started."""
+    """No supervisor was forked; the script has not started. errno: what the system refused, where it was that."""
 
     run_dir: Path
     message: str
+    errno: int | None = None
 
 
 @dataclass(frozen=True)
@@ -99,16 +101,10 @@ class Launcher:
             SpawnerGone: it did not come up; the state directory's spawner.log says why.
         """
         self.close()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs, _open_log(self._state_dir / SPAWNER_LOG) as log:
-            self._process = subprocess.Popen(
-                [sys.executable, *_OPTIONS, _PROGRAM, _PACKAGES, self._asked, str(self._open_files)],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                env={},  # whatever secrets this process's environment holds
-                start_new_session=True,
-            )
+        try:
+            ours = self._exec()
+        except OSError as error:
+            raise SpawnerGone(f"the spawner cannot be started: {error}") from error
         self._socket = ours
         ready = self._first_answer(ours)
         if "unavailable" in ready:
@@ -116,6 +112,24 @@ class Launcher:
             raise ContainmentUnavailable(ready["unavailable"])
         self._containment = Containment(**ready["ready"])
         ours.setblocking(False)
+
+    def _exec(self) -> socket.socket:
+        """The program itself. Returns our end of its socket. Raises OSError."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with theirs, _open_log(self._state_dir / SPAWNER_LOG) as log:
+                self._process = subprocess.Popen(
+                    [sys.executable, *_OPTIONS, _PROGRAM, _PACKAGES, self._asked, str(self._open_files)],
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=log,
+                    env={},  # whatever secrets this process's environment holds
+                    start_new_session=True,
+                )
+        except OSError:
+            ours.close()
+            raise
+        return ours
 
     def _first_answer(self, ours: socket.socket) -> dict[str, Any]:
         ours.settimeout(_READY_SECONDS)
@@ -171,7 +185,7 @@ class Launcher:
             return Launched(run_dir, answer["pid"], pidfds[0])
         run_dir = Path(answer["failed"])
         self._unanswered.pop(run_dir, None)
-        return LaunchFailed(run_dir, answer["message"])
+        return LaunchFailed(run_dir, answer["message"], answer.get("errno"))
 
     def _send(self) -> None:
         """Send what the spawner's socket takes; the rest goes when its answers make room."""
@@ -182,6 +196,11 @@ class Launcher:
             except OSError:  # full: its next answer makes room; gone: the next read says so
                 return
             self._unsent.popleft()
+
+    def kill(self) -> None:
+        """SIGKILL to a spawner that does not answer: `receive` reports it as gone. Supervisors live on."""
+        if self._process is not None:
+            self._process.kill()
 
     def close(self) -> None:
         """Let the spawner go: it ends when its socket closes. Supervisors live on."""
@@ -196,9 +215,16 @@ class Launcher:
 
 
 def _open_log(path: Path) -> BinaryIO:
-    """Where the spawner and its supervisors report what should not happen; begun anew when it has grown."""
-    grown = path.exists() and path.stat().st_size > _LOG_BYTES
-    return path.open("wb" if grown else "ab")
+    """Where the spawner and its supervisors report what should not happen; begun anew when it has grown.
+
+    A disk without room for it must not cost the spawner.
+    """
+    try:
+        path.touch(mode=PRIVATE)
+        grown = path.stat().st_size > _LOG_BYTES
+        return path.open("wb" if grown else "ab")
+    except OSError:
+        return Path(os.devnull).open("wb")
 
 
 def _await_end(process: subprocess.Popen[bytes]) -> None:

@@ -17,12 +17,15 @@ MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x2, 0x4, 0x8
 MS_REC, MS_SLAVE = 0x4000, 0x80000
 MNT_DETACH = 0x2
 
+RLIMIT_LOCKS = 10  # heeded by no kernel since 2.4.25, but inherited like every limit; Python has no name for it
+
 _PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 
 _TFD_CLOEXEC, _TFD_NONBLOCK, _TFD_TIMER_ABSTIME = 0o2000000, 0o4000, 1
 _SFD_CLOEXEC, _SFD_NONBLOCK = 0o2000000, 0o4000
+_FALLOC_KEEP_SIZE = 0x1
 _FALLOC_PUNCH_HOLE_KEEP_SIZE = 0x3
 
 _SIGNALFD_RECORD = struct.Struct("=IiiII108x")  # ssi_signo, ssi_errno, ssi_code, ssi_pid, ssi_uid, the rest
@@ -81,6 +84,11 @@ def set_name(name: str) -> None:
 def punch_hole(fd: int, offset: int, length: int) -> None:
     """Give the blocks of a range back; the range reads as zeros and all offsets stay."""
     _check(_libc.fallocate(fd, _FALLOC_PUNCH_HOLE_KEEP_SIZE, offset, length), "fallocate")
+
+
+def reserve(fd: int, offset: int, length: int) -> None:
+    """Take the blocks of a range now, also beyond the end of the file, whose size stays as it is."""
+    _check(_libc.fallocate(fd, _FALLOC_KEEP_SIZE, offset, length), "fallocate")
 
 
 class Timer:

@@ -25,6 +25,7 @@ from slotsched.process import linux
 from slotsched.process.files import PRIVATE
 
 _MARKER_BYTES = 256
+_LOST_LINE_BYTES = 256  # no such line is longer
 _STEP_BYTES = 256 * 1024  # the tail is cut in steps of about this size
 _COPY_BYTES = 1024 * 1024
 _FILE_BYTES_PER_COST = 4  # very short lines grow in the file: the file stays below 4 times the cap
@@ -57,20 +58,19 @@ class LogFile:
         self._lost_why = ""
         self.size = 0  # offset of the next line
         self.truncated = False
+        self._reserve()
 
     def write(self, lines: bytes, captured: int) -> None:
         """Append whole lines that stand for `captured` bytes of output.
 
         Never raises: what cannot be written is counted, and told in the log once it takes lines again.
         """
-        if self._lost and not self._append(self._lost_line()):
+        self._mark_tail()
+        # Both or neither: what is reserved for the last line that tells of a loss is not spent on one before it.
+        if not self._append(self._lost_line() + lines if self._lost else lines):
             self._lost += captured
             return
         self._lost = 0
-        self._mark_tail()
-        if not self._append(lines):
-            self._lost = captured
-            return
         self._captured += captured
         self._cost += max(captured, len(lines) // _FILE_BYTES_PER_COST)
         if self._cost > self._limit:
@@ -106,9 +106,15 @@ class LogFile:
             self._lost_why = error.strerror or str(error)
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self.size)
+            self._reserve()
             return False
         self.size += len(data)
         return True
+
+    def _reserve(self) -> None:
+        """Take the blocks for one line more now: a full disk has none when there is a loss to tell of."""
+        with contextlib.suppress(OSError):
+            linux.reserve(self._fd, self.size, _LOST_LINE_BYTES)
 
     def _put(self, data: bytes, offset: int) -> None:
         view = memoryview(data)

@@ -60,6 +60,15 @@ def environment(pid: int) -> set[bytes]:
     return set((read_bytes(f"/proc/{pid}/environ") or b"").split(b"\0"))
 
 
+def locks_limit(pid: int) -> int | None:
+    """The hard limit on file locks of `pid`; None when it has none or cannot be read."""
+    for line in (read_bytes(f"/proc/{pid}/limits") or b"").splitlines():
+        if line.startswith(b"Max file locks"):
+            hard = line.split()[4]
+            return int(hard) if hard.isdigit() else None
+    return None
+
+
 def resident_bytes(members: Iterable[int]) -> int:
     """The resident memory of these processes, summed; pages they share count once for each."""
     pages = 0

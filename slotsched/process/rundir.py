@@ -81,9 +81,16 @@ def start_facts(run_dir: Path) -> dict[str, Any]:
 
 
 def forbid_start(run_dir: Path) -> bool:
-    """Take the start right for good. True: the script never started and never will. False: it may have."""
-    if take_start_right(run_dir, {"by": "scheduler"}):
-        return True
+    """Take the start right for good. True: the script never started and never will. False: it may have.
+
+    A run directory that somebody removed tells nothing, so it may have. Raises OSError where the right can neither be
+    taken nor seen taken (no inode is left): ask again.
+    """
+    try:
+        if take_start_right(run_dir, {"by": "scheduler"}):
+            return True
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     return start_facts(run_dir).get("by") == "scheduler"
 
 
@@ -126,7 +133,8 @@ class Supervised:
 
         grace: seconds between SIGTERM and SIGKILL; None is the spec's own, 0 is SIGKILL at once.
         A later order may shorten an earlier one. Returns False when the supervisor is gone already. When the order
-        cannot be written (disk full) the attempt is ended all the same, and its ending says "shutdown".
+        cannot be written (disk full) the attempt is ended all the same, and its ending says "shutdown". A supervisor
+        that somebody stopped (SIGSTOP) is woken: it could not obey.
         """
         if cause not in _ORDER_CAUSES:
             raise ValueError(f"{cause!r} is no cause that can be ordered")
@@ -138,6 +146,7 @@ class Supervised:
             number = KILL_SIGNAL if grace == 0 else END_SIGNAL
         try:
             signal.pidfd_send_signal(self.pidfd, number)
+            signal.pidfd_send_signal(self.pidfd, signal.SIGCONT)
         except ProcessLookupError:
             return False
         return True

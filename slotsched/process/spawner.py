@@ -8,7 +8,8 @@ Messages are JSON packets on one SEQPACKET socket, descriptor 0 of this program:
 
     scheduler -> spawner   {"run_dir": ...}
     spawner -> scheduler   {"ready": {name, full, detail}} or {"unavailable": why}, once
-                           {"launched": run_dir, "pid": ...} with a pidfd, {"failed": run_dir, "message": ...}
+                           {"launched": run_dir, "pid": ...} with a pidfd, or
+                           {"failed": run_dir, "message": ..., "errno": ...}
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ class Spawner:
             pid = containment.fork_into(rung, lambda: supervisor.run(run_dir, spec, rung))
             pidfd = os.pidfd_open(pid)
         except (OSError, ValueError, containment.Unavailable) as error:
-            self._answer({"failed": str(run_dir), "message": str(error)})
+            number = error.errno if isinstance(error, OSError) else None
+            self._answer({"failed": str(run_dir), "message": str(error), "errno": number})
             return
         self._supervisors.add(pid)
         self._answer({"launched": str(run_dir), "pid": pid}, pidfd)

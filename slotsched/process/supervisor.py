@@ -18,7 +18,7 @@ from slotsched import contract
 from slotsched.process import cgroups, linux, procfs, rundir, script, tree, workdir
 from slotsched.process.agenda import Agenda, boottime
 from slotsched.process.capture import Capture
-from slotsched.process.containment import CGROUP, NAMESPACES, mount_proc
+from slotsched.process.containment import CGROUP, NAMESPACES, SUBREAPER, mount_proc
 from slotsched.process.deadline import DeadlineReader, next_check
 from slotsched.process.files import boot_id
 from slotsched.process.logfile import LogFile
@@ -26,6 +26,7 @@ from slotsched.process.memory import MemoryGauge
 from slotsched.process.spec import Spec
 from slotsched.process.status import PRECEDENCE, Ending, StatusFile
 
+_TAG_BYTES = 6
 _INHERITED_DESCRIPTORS = 64  # the spawner never has as many open
 
 
@@ -48,8 +49,11 @@ def run(run_dir: Path, spec: Spec, rung: str) -> None:
     facts = {"by": "supervisor", "boot_id": boot, "started": boottime(), "containment": rung}
     if rung == CGROUP:
         facts["cgroup"] = str(cgroups.group_for(run_dir, cgroups.base()))
+    tag = int.from_bytes(os.urandom(_TAG_BYTES), "little") if rung == SUBREAPER else 0
+    if tag:
+        facts["tag"] = tag
     if rundir.take_start_right(run_dir, facts):
-        status.write(Supervisor(run_dir, spec, rung, log, boot).ending())
+        status.write(Supervisor(run_dir, spec, rung, log, boot, tag).ending())
         workdir.remove(run_dir / contract.RUN_WORK)
 
 
@@ -66,7 +70,7 @@ def _stand_alone() -> None:
 class Supervisor:
     """One attempt, from containment to ending."""
 
-    def __init__(self, run_dir: Path, spec: Spec, rung: str, log: LogFile, boot: str) -> None:
+    def __init__(self, run_dir: Path, spec: Spec, rung: str, log: LogFile, boot: str, tag: int) -> None:
         self._run_dir = run_dir
         self._spec = spec
         self._rung = rung
@@ -76,7 +80,7 @@ class Supervisor:
         self._agenda = Agenda()
         self._timer = linux.Timer()
         self._signals = linux.Signals([signal.SIGCHLD, rundir.ORDER_SIGNAL, rundir.END_SIGNAL, rundir.KILL_SIGNAL])
-        self._tree = tree.Tree()
+        self._tree = tree.Tree(tag)
         self._gauge: MemoryGauge | None = None
         self._main = 0  # the script's pid
         self._main_status: int | None = None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from slotsched.process import cgroups, procfs
+from slotsched.process import cgroups, linux, procfs
 
 _PAUSE_SECONDS = (0.0005, 0.05)  # between two kills of a tree that is not empty yet: from, up to
 
@@ -30,10 +31,20 @@ def reap() -> tuple[Reaped, bool]:
 
 
 class Tree:
-    """Descendants of a subreaper: killed from the top down again and again, until no child is left to wait for."""
+    """Descendants of a subreaper: killed from the top down again and again, until no child is left to wait for.
+
+    They bear `tag`, if it is not 0, as a limit that no kernel heeds: a sweep knows them by it, whatever they did to
+    their environment.
+    """
+
+    def __init__(self, tag: int = 0) -> None:
+        self._tag = tag
 
     def enter(self) -> None:
         """Called in the child before it becomes the script."""
+        if self._tag:
+            with contextlib.suppress(OSError, ValueError):  # an administrator has set a lower one
+                resource.setrlimit(linux.RLIMIT_LOCKS, (self._tag, self._tag))
 
     def members(self) -> Iterable[int]:
         """The pids in the tree at about this moment, for measuring it."""
@@ -94,6 +105,7 @@ class CgroupTree(Tree):
     """
 
     def __init__(self, group: Path, limit: int | None) -> None:
+        super().__init__()
         self.group = group
         group.mkdir(exist_ok=True)
         if limit is not None:
@@ -120,6 +132,7 @@ class LimitedTree(Tree):
     """Another tree whose memory the kernel limits too, by a group of the memory controller."""
 
     def __init__(self, inner: Tree, group: Path, limit: int) -> None:
+        super().__init__()
         self._inner = inner
         self._group = group
         group.mkdir(exist_ok=True)

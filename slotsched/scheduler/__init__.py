@@ -9,11 +9,12 @@ from slotsched import logs
 from slotsched.catalog import Folder
 from slotsched.clock import SystemClock
 from slotsched.ledger import Ledger
-from slotsched.machine import boot_id, nvidia_devices, usable_cpus, usable_memory
+from slotsched.machine import boot_id, usable_cpus, usable_memory, usable_resources
 from slotsched.model import Capacity
 from slotsched.opening import open_log_store, open_store
 from slotsched.process import DeadlineFile, Launcher
 from slotsched.scheduler.engine import Engine
+from slotsched.scheduler.fitness import Fitness
 from slotsched.scheduler.inbox import Inbox
 from slotsched.scheduler.loop import Ended, Loop
 from slotsched.scheduler.replacing import replace_program
@@ -56,11 +57,10 @@ def run(
 
 def capacity_of(settings: Settings) -> Capacity:
     """What this instance offers: settings first, else what this process may use of the machine."""
-    resources = {"gpu": nvidia_devices(), **settings.resources}
     return Capacity(
         slots=settings.slots or usable_cpus(),
         memory=settings.memory or usable_memory(),
-        resources={name: units for name, units in resources.items() if units},
+        resources=usable_resources(settings.resources),
         tags=settings.tags,
     )
 
@@ -69,20 +69,23 @@ def assemble(settings: Settings, state: StateDirectory, store: Store, log: Any) 
     """The parts of an instance, before it is anybody in the store."""
     folder = Folder(settings.jobs_dir)
     nobody = Identity.fresh(boot_id())
+    clock = SystemClock()
+    launcher = Launcher(state.path, settings.containment)
     return Engine(
         settings=settings,
-        clock=SystemClock(),
+        clock=clock,
         log=log,
         store=store,
         archive=open_log_store(settings),
         state=state,
         identity=nobody,
         deadline=last_deadline(state, settings.lease),
-        launcher=Launcher(state.path, settings.containment),
+        launcher=launcher,
         folder=folder,
         scan=folder.scan(),
         ledger=Ledger(capacity_of(settings)),
         inbox=Inbox(),
+        fitness=Fitness(state, launcher, log, clock.boottime),
     )
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import math
-import random
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 
-from slotsched.choose import STEAL_SECONDS, Candidate, Hold, Running, choose
+from slotsched.choose import Candidate, Hold, Running, choose
 from slotsched.estimate import HISTORY_RUNS, planned, replanned
 from slotsched.model import Capacity, Lane, Needs, Reservation, SeriesMemory, Task
-from slotsched.scheduler.engine import FREE_BYTES_FLOOR, Engine
+from slotsched.scheduler.engine import Engine
 from slotsched.scheduler.limiting import Limiter
 from slotsched.scheduler.spreading import Spread
 from slotsched.scheduler.starting import Starter
@@ -20,10 +19,10 @@ from slotsched.store import Waiting
 
 WINDOW = 100  # candidates that fit now; more while this instance draws from further back
 WIDEST_WINDOW = 1000
-SAMPLE_MINIMUM = 10
 BLOCKED_WINDOW = 16  # candidates that fit the machine but not what is free
 WINDOW_READS = 8  # until a window is full although limits keep tasks out of it
 HISTORY_SECONDS = 60.0  # how long a job's run times are believed before they are read again
+SHORTEST_HISTORY_SECONDS = 2.0  # ... and where there are few or none yet, which the next run changes most
 
 
 class Claimer:
@@ -56,6 +55,8 @@ class Claimer:
         self.more = False
         self.settle()
         if not self._may_claim():
+            if not engine.fenced:
+                self._reserve(None)  # others can keep room for it from now on
             return 0
         if engine.store.queue.promote():
             self.refresh_lanes()  # now, whenever the change stream tells of it
@@ -91,10 +92,7 @@ class Claimer:
             return False
         if engine.lease_left() < engine.settings.lease / 15:  # 2 s with the default lease
             return False
-        if engine.state.free_bytes() < FREE_BYTES_FLOOR:
-            engine.log.warning("the state directory is nearly full; claiming nothing", path=str(engine.state.path))
-            return False
-        return True
+        return engine.fitness.look()
 
     def _window(self) -> list[Waiting]:
         """Due tasks of the lanes this instance can serve, in rank order: those that fit now, and a few that do not."""
@@ -103,10 +101,9 @@ class Claimer:
         fitting, blocked = self._serve(free, capacity)
         queue = engine.store.queue
         size = min(max(WINDOW, math.ceil(self._spread.factor * free.slots)), WIDEST_WINDOW)
-        now = self._fitting = self._admitted(queue.candidates, fitting, size)
         later = self._admitted(queue.blocked, blocked, BLOCKED_WINDOW)
-        if len(engine.live) > 1:
-            now = _sample(now, max(SAMPLE_MINIMUM, 2 * free.slots))
+        # Where something waits for room, what may pass it is told by each task's own max time, which no index holds.
+        now = self._fitting = self._admitted(queue.blocked if later else queue.candidates, fitting, size)
         merged = sorted([*now, *later], key=lambda waiting: (waiting.rank, waiting.id))
         admission = self.limiter.admission()
         return [waiting for waiting in merged if admission.admit(self._lanes[waiting.lane])]
@@ -173,8 +170,8 @@ class Claimer:
     def _planned(self, job: str, limit: float) -> float:
         """How long a run of this job is expected to take, from its last completed runs."""
         engine = self._engine
-        read_at, runs = self._history.get(job, (-HISTORY_SECONDS, []))
-        if engine.now() - read_at >= HISTORY_SECONDS:
+        read_at, runs = self._history.get(job, (-math.inf, []))
+        if engine.now() - read_at >= max(SHORTEST_HISTORY_SECONDS, HISTORY_SECONDS * len(runs) / HISTORY_RUNS):
             runs = engine.store.queue.recent_runs(job, HISTORY_RUNS)
             self._history[job] = (engine.now(), runs)
         return planned(runs, limit)
@@ -195,7 +192,15 @@ class Claimer:
             )
             for run in engine.roster.alive()
         ]
-        choice = choose(now, engine.ledger.free, engine.ledger.capacity, running, candidates, me=engine.identity.id)
+        choice = choose(
+            now,
+            engine.ledger.free,
+            engine.ledger.capacity,
+            running,
+            candidates,
+            me=engine.identity.id,
+            steal_after=engine.settings.lease,
+        )
         return choice.claims, choice.reserve
 
     def _reserve(self, hold: Hold | None) -> None:
@@ -214,7 +219,7 @@ class Claimer:
     def _changed(self, hold: Hold) -> bool:
         """Whether what the store shows of this hold is worth a write: new, moved, or soon expired."""
         before = self._reserved
-        if before is None or abs(before.start - hold.start) >= STEAL_SECONDS:
+        if before is None or abs(before.start - hold.start) >= self._engine.settings.lease:
             return True
         return self._reserved_until - self._engine.server_now() < self._engine.settings.lease / 2
 
@@ -223,8 +228,9 @@ class Claimer:
     def _kinds(self, window: Sequence[Waiting], hold: Hold | None) -> dict[str, str]:
         """Of the tasks that fit now, in rank order: which ones can stand for each other.
 
-        Those with the same needs; for as long, where a plan for a task that waits for room depends on it. Never one
-        that room was kept for, and none under a limit, which may leave less than there are tasks.
+        Those with the same needs; for as long, where a plan for a task that waits for room depends on it (only then
+        the max time of each was read). Never one that room was kept for, and none under a limit, which may leave less
+        than there are tasks.
         """
         fitting = {waiting.id for waiting in self._fitting}
         planning = hold is not None or any(waiting.id not in fitting for waiting in window)
@@ -235,7 +241,7 @@ class Claimer:
             by_lane[text] = None if self.limiter.scopes(lane) else alike
         kept = {one.id for one in (self._reserved, hold) if one is not None}
         return {
-            waiting.id: kind
+            waiting.id: f"{kind} {waiting.max_time}"
             for waiting in self._fitting
             if waiting.id not in kept and (kind := by_lane[waiting.lane]) is not None
         }
@@ -289,20 +295,6 @@ def _parse_lanes(texts: Iterable[str]) -> dict[str, Lane]:
         with contextlib.suppress(ValueError):
             lanes[text] = Lane.parse(text)
     return lanes
-
-
-def _sample(window: Sequence[Waiting], size: int) -> list[Waiting]:
-    """A random part of the window, so that instances that look at the same queue seldom want the same task.
-
-    Each lane's head stays in: a wide task at the front must be seen by everyone who could keep room for it.
-    """
-    if len(window) <= size:
-        return list(window)
-    heads: dict[str, Waiting] = {}
-    for waiting in window:
-        heads.setdefault(waiting.lane, waiting)
-    others = [waiting for waiting in window if heads[waiting.lane] is not waiting]
-    return [*heads.values(), *random.sample(others, min(len(others), size))]
 
 
 def _server_time(epoch_seconds: float) -> dt.datetime:

@@ -8,12 +8,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from slotsched import contract
+from slotsched.errors import NotFound
 from slotsched.execution import read_progress, read_result, read_state_out
+from slotsched.failpoints import failpoint
 from slotsched.machine import boot_id
 from slotsched.model import Capacity, Lane, Outcome, Reason, RetryPolicy, Status
 from slotsched.process import Ending, abandoned_ending, forbid_start, read_ending, sweep_tree
 from slotsched.scheduler.engine import Engine
 from slotsched.scheduler.run import Run, RunRecord
+
+PER_TICK = 50  # ends that are told before the loop shows that it turns
+SWEEP_SECONDS = 0.25  # the loop waits so long for a killed supervisor's processes; then it looks again every second
 
 _CAUSES = {
     "signal": Reason.SIGNAL,
@@ -39,6 +44,7 @@ class Finisher:
         self._on_settled = on_settled
         self._on_recorded = on_recorded
 
+    @failpoint("collect")
     def collect(self, run: Run) -> None:
         """The run's supervisor is gone: its slots are free now, whatever the store says later (G3)."""
         engine = self._engine
@@ -49,10 +55,12 @@ class Finisher:
             engine.log.warning("its supervisor ended before the script began; releasing it", task=run.record.task_id)
             return
         if ending is None:
-            if not sweep_tree(run.directory):
+            if not sweep_tree(run.directory, SWEEP_SECONDS):
                 engine.log.error("a killed supervisor's processes live on; their slots stay taken", run=run.id)
                 return  # the supervision looks again
             ending = abandoned_ending(run.directory)
+            if run.ordered is not None:  # it was killed because it did not obey, or before it could
+                ending = replace(ending, cause=run.ordered[0])
         run.end(outcome_of(run, ending, engine.now()), engine.now())
         engine.ledger.give_back(run.id)
         assert run.outcome is not None
@@ -63,8 +71,10 @@ class Finisher:
     def run_once(self) -> int:
         """Send every unrecorded end; returns how many the store has taken. Raises StoreUnreachable."""
         ended = self._engine.roster.ended()
-        for run in ended:
+        for number, run in enumerate(ended, 1):
             self._record(run)
+            if number % PER_TICK == 0:
+                self._engine.tick()  # after an outage this may take long, and is no standstill
         return len(ended)
 
     def _record(self, run: Run) -> None:
@@ -72,6 +82,8 @@ class Finisher:
             self._engine.store.queue.release(run.record.task_id, run.record.token)
             self._engine.state.remove_run(run.directory)
             self._engine.roster.remove(run)
+            return
+        if run.inherited and self._is_cared_for(run):
             return
         engine, record = self._engine, run.record
         outcome = run.outcome_now(engine.now())
@@ -94,7 +106,25 @@ class Finisher:
                 )
             self._on_recorded(record, status)
         engine.roster.remove(run)
+        run.settle()
         self._on_settled(run)
+
+
+    def _is_cared_for(self, run: Run) -> bool:
+        """A log that nobody but us has is ours to upload. In a copied directory the original's owner goes on with it:
+        part of a log must not take the place of the whole.
+        """
+        engine, record = self._engine, run.record
+        try:
+            task = engine.store.tasks.get(record.task_id)
+        except NotFound:
+            return False
+        log = next((one.log for one in task.attempts if one.fence == record.fence), None)
+        if log is not None and log.uploaded:
+            engine.state.remove_run(run.directory)
+            engine.roster.remove(run)
+            return True
+        return task.status is Status.RUNNING and task.fence == record.fence  # asked again until rescuers take it
 
 
 def outcome_of(run: Run, ending: Ending, now: float) -> Outcome:

@@ -14,14 +14,12 @@ from slotsched.clock import Clock
 from slotsched.ledger import Ledger
 from slotsched.model import Capacity, InstanceRef
 from slotsched.process import DeadlineFile, Launcher
+from slotsched.scheduler.fitness import Fitness
 from slotsched.scheduler.inbox import Inbox
 from slotsched.scheduler.run import Roster, Run
 from slotsched.scheduler.statedir import Identity, StateDirectory
 from slotsched.settings import Settings
 from slotsched.store import Store
-
-# Below this the spool could no longer take the logs of what runs, so nothing more is claimed.
-FREE_BYTES_FLOOR = 64 << 20
 
 
 @dataclass
@@ -61,6 +59,7 @@ class Engine:
     scan: Scan
     ledger: Ledger
     inbox: Inbox
+    fitness: Fitness
     roster: Roster = field(default_factory=Roster)
     health: StoreHealth = field(default_factory=StoreHealth)
     draining: bool = False  # asked by a signal: ends when nothing runs any more

@@ -16,6 +16,10 @@ from slotsched.scheduler.inbox import Fenced, Renewed
 LOCAL_SHARE = 0.8  # of the lease: the rest is what clocks and scheduling may differ
 RENEWALS_PER_LEASE = 6
 TIMEOUT_SHARE = 0.3
+# Of the pause between renewals, while no server is known: the driver tries to connect twice a second as long as
+# somebody waits for it, and a store that is away for long is to be asked less than once a second.
+SEARCH_SHARE = 0.4
+LONGEST_TURN_SECONDS = 30.0  # or the lease, where that is shorter; a loop that takes longer is taken to hang
 
 
 class LeaseKeeper(threading.Thread):
@@ -42,8 +46,8 @@ class LeaseKeeper(threading.Thread):
         engine = self._engine
         lease = engine.settings.lease
         sent = engine.now()
-        if sent - engine.last_turn > lease:
-            return True  # the loop stands still: let the lease run out
+        if sent - engine.last_turn > min(LONGEST_TURN_SECONDS, lease):
+            return True  # let the lease run out, so that others take what this instance can no longer look after
         nonce = secrets.token_hex(8)
         self._nonces.append(nonce)
         try:
@@ -57,7 +61,8 @@ class LeaseKeeper(threading.Thread):
                 draining=engine.draining,
                 capacity=engine.ledger.capacity,
                 free=engine.free,
-                timeout=TIMEOUT_SHARE * lease,
+                hindrance=engine.fitness.hindrance,
+                timeout=self._patience(),
             )
         except StoreError as error:
             engine.log.debug("lease not renewed", why=str(error))
@@ -72,3 +77,10 @@ class LeaseKeeper(threading.Thread):
         engine.deadline.extend(sent + LOCAL_SHARE * lease)
         engine.inbox.post(Renewed(instance, sent))
         return True
+
+    def _patience(self) -> float:
+        """Seconds for one renewal: enough for a slow store, little for one that is not there."""
+        lease = self._engine.settings.lease
+        if self._engine.store.knows_primary:
+            return TIMEOUT_SHARE * lease
+        return SEARCH_SHARE * lease / RENEWALS_PER_LEASE

@@ -90,7 +90,7 @@ class Loop:
         self._rescuer = Rescuer(engine, POLL_SECONDS, on_taken=self._notifier.lost)
         self._resolver = Resolver(engine)
         self._firer = Firer(engine)
-        self._recovery = Recovery(engine, adopt=self._supervision.adopt)
+        self._recovery = Recovery(engine, adopt=self._supervision.adopt, on_settled=self._uploader.add)
         self._lease: LeaseKeeper | None = None
         self._replace = False
         self._drain = Drain(engine, uploads=lambda: self._uploader.pending + self._notifier.pending)
@@ -224,7 +224,7 @@ class Loop:
             engine.log.warning("some ends are not recorded yet; the next start on this state directory records them")
             return
         try:
-            engine.store.instances.retire(engine.identity.id)
+            engine.store.instances.retire(engine.identity.id, engine.identity.incarnation)
         except StoreUnreachable as error:
             engine.log.warning("could not sign off; the others will see the lease end", why=str(error))
         engine.state.forget_identity()

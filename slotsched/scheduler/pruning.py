@@ -15,12 +15,12 @@ class Pruner:
         self._engine = engine
 
     def run_once(self) -> int:
-        """Returns how many tasks were removed."""
+        """Returns how many tasks were removed. By the store's clock: this machine's may be a year ahead."""
         engine = self._engine
         keep = engine.settings.keep
         removed = engine.store.upkeep.prune(keep)
         try:
-            objects = engine.archive.prune((engine.clock.utcnow() - dt.timedelta(seconds=keep)).date())
+            objects = engine.archive.prune((engine.store.now() - dt.timedelta(seconds=keep)).date())
         except ArchiveError as error:
             engine.log.warning("old logs not pruned", why=str(error))
             objects = 0

@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from slotsched import __version__
+from slotsched.failpoints import failpoint
 from slotsched.machine import boot_id, host_name
 from slotsched.model import Instance, Outcome, Reason
 from slotsched.process import (
     DeadlineFile,
     Ending,
     Supervised,
-    abandoned_ending,
     find_supervisor,
     forbid_start,
     read_ending,
@@ -29,7 +29,7 @@ from slotsched.process import (
 from slotsched.scheduler.ending import outcome_of
 from slotsched.scheduler.engine import Engine
 from slotsched.scheduler.leasing import LOCAL_SHARE
-from slotsched.scheduler.run import Run, RunRecord
+from slotsched.scheduler.run import Phase, Run, RunRecord
 from slotsched.scheduler.statedir import Identity
 
 
@@ -45,9 +45,12 @@ class Recovered:
 class Recovery:
     """Used once per start, and again after being fenced (then there is nothing to resume)."""
 
-    def __init__(self, engine: Engine, adopt: Callable[[Run, Supervised], None]) -> None:
+    def __init__(
+        self, engine: Engine, adopt: Callable[[Run, Supervised], None], on_settled: Callable[[Run], None]
+    ) -> None:
         self._engine = engine
         self._adopt = adopt
+        self._on_settled = on_settled
 
     def run_once(self) -> Recovered:
         """Raises StoreUnreachable before anything was decided; call it again then. StoreUnsuitable is for good."""
@@ -104,6 +107,7 @@ class Recovery:
             containment=asdict(engine.launcher.containment),
         )
 
+    @failpoint("become")
     def _become(self, identity: Identity, sent: float) -> None:
         """The store has acknowledged this identity: write it down, and let its supervisors have a deadline."""
         engine = self._engine
@@ -118,6 +122,7 @@ class Recovery:
 
     # --- what the last scheduler left ----------------------------------------------------------------
 
+    @failpoint("take_over")
     def _take_over(self, path: Path, forbidden: bool, resumed: bool, same_boot: bool) -> bool:
         """Put one run directory back to work; True when its processes live and are ours again."""
         engine = self._engine
@@ -128,16 +133,31 @@ class Recovery:
         launched = start_facts(path).get("started", engine.now()) if same_boot else engine.now()
         run = Run(record=record, directory=path, launched=launched, planned=record.max_time)
         ending = read_ending(path)
+        if ending is not None and run.settled:  # there may be thousands, when the log store was away
+            run.end(outcome_of(run, ending, engine.now()), engine.now())
+            self._on_settled(run)
+            return False
         supervised = find_supervisor(path) if same_boot and ending is None else None
         engine.roster.add(run)
         if forbidden and supervised is None and ending is None:
-            run.end_unstarted()
+            self._drop_unstarted(run, same_boot)
             return False
         if supervised is not None:
             self._adopt_living(run, supervised, resumed)
             return resumed
         self._settle_ended(run, ending, same_boot)
         return False
+
+    def _drop_unstarted(self, run: Run, same_boot: bool) -> None:
+        """A claim is given back by its owner only, and while the missing start file proves something.
+
+        The owner of a copied directory may be about to start this one; a power cut may have taken the file back.
+        """
+        if same_boot:
+            run.end_unstarted()
+        else:
+            self._engine.roster.remove(run)
+            self._engine.state.remove_run(run.directory)
 
     def _adopt_living(self, run: Run, supervised: Supervised, resumed: bool) -> None:
         """A living tree holds its slots, whether it may go on or is ended as no longer ours."""
@@ -150,8 +170,11 @@ class Recovery:
     def _settle_ended(self, run: Run, ending: Ending | None, same_boot: bool) -> None:
         """What ended while nobody looked is told to the store; its fence refuses what is no longer ours."""
         engine = self._engine
-        if ending is None and not same_boot:
-            run.disowned = True  # its end was not witnessed: the rescuers' verdict counts, only the log is uploaded
+        if ending is not None:
+            run.end(outcome_of(run, ending, engine.now()), engine.now())
+        elif same_boot:  # its supervisor was killed: the supervision sweeps up what is left, which holds its slots
+            run.phase = Phase.RUNNING
+            engine.ledger.adopt(run.id, run.record.needs, run.record.units)
+        else:
+            run.disowned = run.inherited = True  # the rescuers' verdict counts, only the log is uploaded
             run.end(Outcome(reason=Reason.LOST), engine.now())
-            return
-        run.end(outcome_of(run, ending or abandoned_ending(run.directory), engine.now()), engine.now())

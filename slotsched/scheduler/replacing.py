@@ -8,6 +8,7 @@ import sys
 import threading
 from typing import NoReturn
 
+from slotsched.failpoints import failpoint
 from slotsched.scheduler.inbox import Inbox, Signaled
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -20,6 +21,7 @@ def listen(inbox: Inbox) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
+@failpoint("replace")
 def replace_program(inbox: Inbox) -> NoReturn:
     """Exec the same command again: the code that is installed now, under the same pid.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 from collections.abc import Iterator, Mapping
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from slotsched.archive import log_key
+from slotsched.failpoints import failpoint
 from slotsched.model import InstanceRef, LogRef, Needs, Outcome, RetryPolicy, Task
 from slotsched.model.task import jsonable
 from slotsched.process import Supervised
 
 RECORD_NAME = "claim.json"  # beside the supervisor's files; only the scheduler reads it
+SETTLED_NAME = "settled"  # the store knows how it ended
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +74,10 @@ class RunRecord:
             schedule=task.schedule,
         )
 
+    @failpoint("record")
     def write(self, directory: Path) -> None:
         temporary = directory / f"{RECORD_NAME}.new"
+        temporary.touch(mode=0o600)
         temporary.write_text(json.dumps(jsonable(self)), encoding="utf-8")
         temporary.replace(directory / RECORD_NAME)
 
@@ -115,7 +120,9 @@ class Run:
     ordered_at: float = 0.0  # CLOCK_BOOTTIME
     outcome: Outcome | None = None  # None once ended: the script never started, and the claim is to be released
     ended: float = 0.0  # CLOCK_BOOTTIME
+    relaunched: bool = False  # its launch was sent again, and nothing heard of it yet
     disowned: bool = False
+    inherited: bool = False  # from a directory's life in another boot or another place: nobody saw its end
     adopted: bool = False  # found alive after a restart: part of its log may have been shipped before
 
     @property
@@ -129,6 +136,15 @@ class Run:
     def end_unstarted(self) -> None:
         """The script never started and never will under this claim."""
         self.phase, self.outcome = Phase.ENDED, None
+
+    def settle(self) -> None:
+        """Remember beyond a restart that the store knows this end: only the log is left to be uploaded."""
+        with contextlib.suppress(OSError):  # then a next scheduler tells the store again, which changes nothing
+            (self.directory / SETTLED_NAME).touch(mode=0o600)
+
+    @property
+    def settled(self) -> bool:
+        return (self.directory / SETTLED_NAME).exists()
 
     def outcome_now(self, now: float) -> Outcome:
         """The outcome with `ago` counted up to now: the store subtracts it from its own clock."""

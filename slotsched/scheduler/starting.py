@@ -12,11 +12,13 @@ from slotsched.catalog import check_arguments
 from slotsched.errors import InvalidArguments, InvalidJob, NotFound
 from slotsched.estimate import planned
 from slotsched.execution import Command, build, with_defaults, write_io
+from slotsched.failpoints import failpoint
 from slotsched.model import Job, Outcome, Reason, SeriesMemory, Task
 from slotsched.model.needs import resource_variable
 from slotsched.model.task import jsonable
 from slotsched.process import SpawnerGone, Spec, write_spec
 from slotsched.scheduler.engine import Engine
+from slotsched.scheduler.fitness import SHORTAGES
 from slotsched.scheduler.run import Run, RunRecord
 
 NO_MEMORY = SeriesMemory()
@@ -57,7 +59,7 @@ class Starter:
         except InvalidArguments as error:
             self._not_started(run, Reason.INVALID, f"the arguments no longer fit the job: {error}")
         except OSError as error:
-            self._not_started(run, Reason.NOT_STARTED, f"cannot write the run directory: {error}")
+            self._no_directory(run, error)
         else:
             self._launch(run)
             engine.log.info("started", task=task.id, job=task.job, attempt=task.attempt, slots=task.needs.slots)
@@ -67,12 +69,14 @@ class Starter:
         """Send a run to the (new) spawner again; the start right makes a second launch harmless."""
         self._launch(run)
 
+    @failpoint("prepare")
     def _prepare(self, run: Run, task: Task, job: Job, args: dict[str, object], memory: SeriesMemory) -> None:
         """Write everything the supervisor needs; the record last, so that a half-written folder is known as one."""
         io = run.directory / contract.RUN_IO
         if run.directory.exists():
             shutil.rmtree(run.directory)
-        io.mkdir(parents=True, mode=0o755)
+        run.directory.mkdir(parents=True, mode=0o700)  # the supervisor lets a job of another user pass through
+        io.mkdir(mode=0o700)
         write_io(io, args, memory.state)
         command = build(
             job,
@@ -116,12 +120,26 @@ class Starter:
             containment=engine.settings.containment,
         )
 
+    @failpoint("launch")
     def _launch(self, run: Run) -> None:
         try:
             self._engine.launcher.launch(run.directory)
         except SpawnerGone:
             # The loop sees the same end on the socket, starts a new spawner and relaunches what waits.
             self._engine.log.warning("the spawner is gone; launching again soon", task=run.record.task_id)
+
+    def _no_directory(self, run: Run, error: OSError) -> None:
+        """A full disk is this machine's trouble, not the task's: another may start it, or this one later."""
+        why = f"cannot write the run directory: {error}"
+        if error.errno not in SHORTAGES:
+            self._not_started(run, Reason.NOT_STARTED, why)
+            return
+        engine = self._engine
+        engine.fitness.refused(f"it {why}")
+        engine.ledger.give_back(run.id)
+        self._drop_directory(run.directory)
+        run.end_unstarted()
+        engine.log.warning("not started; releasing it", task=run.record.task_id, job=run.record.job, why=why)
 
     def _not_started(self, run: Run, reason: Reason, message: str) -> None:
         engine = self._engine

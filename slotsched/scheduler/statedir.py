@@ -15,16 +15,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from slotsched.errors import AlreadyRunning, SlotschedError
+from slotsched.failpoints import failpoint
+from slotsched.machine import Space, space_at
 from slotsched.settings import LOCK_FD_VARIABLE
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """Who this scheduler is in the store. A new id after a reboot or once declared dead."""
+    """Who this scheduler is in the store. A new id after a reboot, once declared dead, or in a copied directory.
+
+    place: the directory it was saved in, "" before that.
+    """
 
     id: str
     boot_id: str
     incarnation: int
+    place: str = ""
 
     @classmethod
     def fresh(cls, boot_id: str) -> Identity:
@@ -45,7 +51,8 @@ class StateDirectory:
     def lock(self) -> None:
         """Hold the directory until this process ends. Raises AlreadyRunning when another scheduler does."""
         try:
-            self.runs.mkdir(parents=True, exist_ok=True, mode=0o711)
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o711)  # passed through by jobs of other users
+            self.runs.mkdir(exist_ok=True, mode=0o711)
         except OSError as error:
             raise SlotschedError(
                 f"cannot use the state directory {self.path}: {error.strerror}. Set --state-dir"
@@ -77,20 +84,27 @@ class StateDirectory:
             self._lock_fd = None
 
     def load_identity(self) -> Identity | None:
-        """Who ran here last; None on a first start or when the file cannot be read (a new identity is always safe)."""
+        """Who ran here last; None on a first start or when the file cannot be read (a new identity is always safe).
+
+        Also None in a copy of another scheduler's directory, made while it ran or after it was killed: two that are
+        one and the same instance would end each other's tasks.
+        """
         try:
-            return Identity(**json.loads((self.path / "instance.json").read_text(encoding="utf-8")))
+            found = Identity(**json.loads((self.path / "instance.json").read_text(encoding="utf-8")))
+            return found if found.place in ("", self._place()) else None
         except (OSError, ValueError, TypeError):
             return None
 
+    @failpoint("save_identity")
     def save_identity(self, identity: Identity) -> None:
         temporary = self.path / "instance.json.new"
         with temporary.open("w", encoding="utf-8") as stream:
-            json.dump(asdict(identity), stream)
+            json.dump(asdict(replace(identity, place=self._place())), stream)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(self.path / "instance.json")
 
+    @failpoint("forget_identity")
     def forget_identity(self) -> None:
         (self.path / "instance.json").unlink(missing_ok=True)
 
@@ -109,10 +123,16 @@ class StateDirectory:
     def run_directories(self) -> list[Path]:
         return sorted(path for path in self.runs.iterdir() if path.is_dir())
 
+    @failpoint("remove_run")
     def remove_run(self, directory: Path) -> None:
         """Remove a run directory whose log is safe (or whose script never started)."""
         shutil.rmtree(directory, ignore_errors=True)
 
-    def free_bytes(self) -> int:
-        stats = os.statvfs(self.path)
-        return stats.f_bavail * stats.f_frsize
+    def space(self) -> Space:
+        """What is left for run directories and the spool."""
+        return space_at(self.path)
+
+    def _place(self) -> str:
+        """Which directory this is: a copy of it is another one."""
+        found = self.path.stat()
+        return f"{found.st_dev}:{found.st_ino}"

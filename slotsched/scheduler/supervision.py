@@ -6,15 +6,31 @@ import contextlib
 import os
 import selectors
 from collections.abc import Callable
+from functools import partial
 
 from slotsched.model import Outcome, Reason
-from slotsched.process import Gone, Launched, LaunchFailed, Supervised, find_supervisor, forbid_start, read_ending
+from slotsched.process import (
+    ContainmentUnavailable,
+    Gone,
+    Launched,
+    LaunchFailed,
+    SpawnerGone,
+    Supervised,
+    find_supervisor,
+    forbid_start,
+    read_ending,
+    start_facts,
+)
 from slotsched.scheduler.ending import Finisher
 from slotsched.scheduler.engine import Engine
+from slotsched.scheduler.fitness import SHORTAGES
 from slotsched.scheduler.run import Phase, Run
 from slotsched.scheduler.starting import Starter
 
 UNSEEN_SECONDS = 10.0  # a launch nobody reported for so long lost its message or its spawner
+OVERDUE_SECONDS = 5.0  # beyond max time and grace: then a supervisor has had its chance to end its run by itself
+SPAWNER_AGE_SECONDS = 60.0  # one that dies younger may do so again at once
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0  # between the deaths of spawners and the next ones
 OBEY_SECONDS = 10.0  # a supervisor that has not ended so long after its order (and its grace) is stopped or stuck
 
 
@@ -38,10 +54,14 @@ class Supervision:
         self._on_running = on_running
         self._on_ended = on_ended
         self._spawner_fd: int | None = None
+        self._spawner_born = 0.0  # CLOCK_BOOTTIME
+        self._spawner_again = 0.0  # when the next may be started
+        self._young_deaths = 0  # in a row
 
     def start_spawner(self) -> None:
         """Raises SpawnerGone or ContainmentUnavailable when none can be had."""
         launcher = self._engine.launcher
+        self._spawner_born = self._engine.now()
         launcher.start()
         self._spawner_fd = launcher.fileno()
         self._selector.register(self._spawner_fd, selectors.EVENT_READ, self.on_spawner)
@@ -49,13 +69,17 @@ class Supervision:
     def on_spawner(self) -> None:
         """Messages from the spawner: hints only, the truth is in the run directories."""
         for event in self._engine.launcher.receive():
-            if isinstance(event, Launched):
-                self._launched(event)
-            elif isinstance(event, LaunchFailed):
-                self._launch_failed(event)
-            elif isinstance(event, Gone):
+            if isinstance(event, Gone):
                 self._respawn()
                 return
+            run = self._engine.roster.get(event.run_dir.name)
+            if run is None or run.phase is not Phase.LAUNCHING:
+                if isinstance(event, Launched):
+                    os.close(event.pidfd)
+            elif isinstance(event, Launched):
+                self.adopt(run, Supervised(event.pid, event.pidfd))
+            else:
+                self._guarded(partial(self._launch_failed, event), run)
 
     def adopt(self, run: Run, supervised: Supervised) -> None:
         """Watch a living supervisor, one just launched or one found after a restart."""
@@ -69,19 +93,47 @@ class Supervision:
     def run_once(self) -> int:
         """Look for launches whose report was lost, ends that could not be read, and supervisors that do not obey.
 
-        Returns how many there were.
+        Returns how many there were. Needs no store: what somebody stopped ends in time during an outage, too.
         """
         engine = self._engine
-        if self._spawner_fd is None:
-            self.start_spawner()
+        if self._spawner_fd is None and engine.now() >= self._spawner_again:
+            self._revive_spawner()
         unseen = engine.now() - UNSEEN_SECONDS
-        late = [run for run in engine.roster.alive() if run.supervised is None and run.launched < unseen]
+        late = [
+            run
+            for run in engine.roster.alive()
+            if run.supervised is None and (run.phase is Phase.RUNNING or run.launched < unseen)
+        ]
         for run in late:
-            self._find(run)
+            self._guarded(self._find, run)
+        overdue = [run for run in engine.roster.alive() if self._is_overdue(run)]
+        for run in overdue:
+            engine.log.error("a run outlived its max time; ending it", task=run.record.task_id)
+            engine.order_end(run, "timeout", kill=True)
         disobeying = [run for run in engine.roster.alive() if self._disobeys(run)]
         for run in disobeying:
             self._kill_supervisor(run)
-        return len(late) + len(disobeying)
+        return len(late) + len(overdue) + len(disobeying)
+
+    def _guarded(self, step: Callable[[Run], None], run: Run) -> None:
+        """A run directory that a script has damaged must not keep the others from being looked at."""
+        try:
+            step(run)
+        except Exception:
+            self._engine.log.exception("a run cannot be settled; trying again", run=run.id)
+
+    def _is_overdue(self, run: Run) -> bool:
+        """Its supervisor should have ended it: somebody has stopped it, or it is stuck."""
+        if run.supervised is None or (run.ordered is not None and run.ordered[1]):
+            return False
+        patience = run.record.max_time + run.record.grace + OVERDUE_SECONDS
+        now = self._engine.now()
+        if now <= run.launched + patience:
+            return False
+        started = start_facts(run.directory).get("started")
+        if isinstance(started, float) and run.launched < started <= now:  # a busy machine forks late
+            run.launched = started
+        return now > run.launched + patience
 
     def _disobeys(self, run: Run) -> bool:
         if run.supervised is None or run.ordered is None:
@@ -96,31 +148,53 @@ class Supervision:
         run.supervised.kill()
         run.ordered_at = self._engine.now()
 
-    def _launched(self, event: Launched) -> None:
-        run = self._engine.roster.get(event.run_dir.name)
-        if run is None or run.phase is not Phase.LAUNCHING:
-            os.close(event.pidfd)
-            return
-        self.adopt(run, Supervised(event.pid, event.pidfd))
-
-    def _launch_failed(self, event: LaunchFailed) -> None:
-        run = self._engine.roster.get(event.run_dir.name)
-        if run is None or run.phase is not Phase.LAUNCHING:
-            return
-        if forbid_start(run.directory):  # a launch that was sent twice may have worked once
-            self._settle(run, Outcome(reason=Reason.NOT_STARTED, message=event.message))
+    def _launch_failed(self, event: LaunchFailed, run: Run) -> None:
+        if not forbid_start(run.directory):  # a launch that was sent twice may have worked once
+            if not run.directory.is_dir():
+                self._collect(run)
+        elif event.errno in SHORTAGES:
+            self._engine.fitness.refused(f"it cannot start a process: {event.message}")
+            self._engine.log.warning("not started; releasing it", task=run.record.task_id, why=event.message)
+            run.end_unstarted()
+            self._freed(run)
+        else:
+            run.end(Outcome(reason=Reason.NOT_STARTED, message=event.message), self._engine.now())
+            self._freed(run)
 
     def _respawn(self) -> None:
-        """A spawner's death costs a new one: supervisors live on, launches that got lost are sent again."""
+        """A spawner's death costs a new one: supervisors live on, launches that got lost are sent again.
+
+        The first one at once; those that die young again and again later and later.
+        """
         engine = self._engine
-        engine.log.warning("the spawner died; starting another")
         assert self._spawner_fd is not None
         self._selector.unregister(self._spawner_fd)
         self._spawner_fd = None
-        self.start_spawner()  # if it fails now, `run_once` tries again
+        self._spawner_died()
+        if engine.now() >= self._spawner_again:
+            self._revive_spawner()
+
+    def _spawner_died(self) -> None:
+        engine = self._engine
+        young = engine.now() - self._spawner_born < SPAWNER_AGE_SECONDS
+        self._young_deaths = self._young_deaths + 1 if young else 1
+        doubled = FIRST_PAUSE_SECONDS * 2.0 ** min(self._young_deaths - 2, 20)
+        pause = min(LONGEST_PAUSE_SECONDS, doubled) if self._young_deaths > 1 else 0.0
+        self._spawner_again = engine.now() + pause
+        engine.log.warning("the spawner died; starting another", pause=pause)
+
+    def _revive_spawner(self) -> None:
+        """Another spawner, and to it what the last one was to launch; `run_once` tries again if there is none."""
+        engine = self._engine
+        try:
+            self.start_spawner()
+        except (SpawnerGone, ContainmentUnavailable) as error:
+            engine.log.warning("no spawner; nothing is started", why=str(error))
+            self._spawner_died()
+            return
         for run in engine.roster.alive():
             if run.phase is Phase.LAUNCHING:
-                self._find(run)
+                self._guarded(self._find, run)
 
     def _find(self, run: Run) -> None:
         """A launching run: its supervisor may live, may be over, or was never forked."""
@@ -130,6 +204,10 @@ class Supervision:
         elif run.phase is Phase.RUNNING or read_ending(run.directory) is not None:
             self._collect(run)
         else:
+            if run.relaunched:  # to a spawner that says nothing: somebody has stopped it, or it is stuck
+                self._engine.log.error("the spawner does not answer; killing it")
+                self._engine.launcher.kill()
+            run.relaunched = not run.relaunched
             run.launched = self._engine.now()
             self._starter.relaunch(run)
 
@@ -151,7 +229,6 @@ class Supervision:
         self._finisher.collect(run)
         self._on_ended()
 
-    def _settle(self, run: Run, outcome: Outcome) -> None:
-        run.end(outcome, self._engine.now())
+    def _freed(self, run: Run) -> None:
         self._engine.ledger.give_back(run.id)
         self._on_ended()

@@ -12,8 +12,6 @@ from slotsched.scheduler.engine import Engine
 from slotsched.scheduler.run import Phase, Run
 from slotsched.store import Held
 
-OVERDUE_SECONDS = 60.0  # beyond max time and grace: then even a confused supervisor has had its chance
-
 
 class Sweeper:
     """One pass reads this instance's claims and acts on every difference."""
@@ -28,7 +26,6 @@ class Sweeper:
         return found + self._release_unknown(held)
 
     def _compare(self, run: Run, held: Held | None) -> bool:
-        engine = self._engine
         if held is None or held.token != run.record.token:
             if run.phase is not Phase.ENDED:
                 self._disown(run)
@@ -37,14 +34,7 @@ class Sweeper:
         if held.cancel is not None and run.phase is not Phase.ENDED:
             self._cancel(run, held.cancel)
             return True
-        if run.phase is Phase.RUNNING and engine.now() > run.launched + self._patience(run):
-            engine.log.error("a run outlived its max time; ending it", task=run.record.task_id)
-            engine.order_end(run, "timeout", kill=True)
-            return True
         return False
-
-    def _patience(self, run: Run) -> float:
-        return run.record.max_time + run.record.grace + OVERDUE_SECONDS
 
     def _disown(self, run: Run) -> None:
         if not run.disowned:

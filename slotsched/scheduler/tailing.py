@@ -6,11 +6,14 @@ to the log store), and of each attempt only the newest part is kept in the store
 
 from __future__ import annotations
 
+import json
+import os
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from slotsched import contract
+from slotsched import contract, loglines
 from slotsched.errors import StoreError
 from slotsched.execution import read_progress
 from slotsched.scheduler.engine import Engine
@@ -28,6 +31,8 @@ LONGEST_LINE_BYTES = 1 << 20
 class _Tail:
     run: Run
     offset: int | None = None  # of the next byte to ship; None: not known yet
+    size: int = 0  # of the log, at the last look
+    marked: bool = False  # the last line shipped says that output is left out there
     unsent: bytes = b""  # sent without an answer: it is sent again unchanged, since the first may have arrived
     progress_seen: int = 0  # mtime in ns of the progress file last shipped
 
@@ -87,10 +92,16 @@ class Tailer(threading.Thread):
         offset = begun
         for _ in range(CHUNKS_PER_PASS):
             tail.unsent = tail.unsent or _whole_lines(tail.log, offset)
-            if not tail.unsent:
+            behind = None if tail.unsent else behind_hole(tail.log, offset)
+            if behind is not None and not tail.marked:
+                tail.unsent = _left_out(behind - offset)
+            if tail.unsent:
+                tails.ship(record.task_id, record.attempt, offset, tail.unsent)
+                tail.marked = loglines.stands_for_lost(tail.unsent)
+                offset += len(tail.unsent)
+            elif behind is None:
                 break
-            tails.ship(record.task_id, record.attempt, offset, tail.unsent)
-            offset += len(tail.unsent)
+            offset = behind or offset
             tail.offset, tail.unsent = offset, b""
         if offset > max(begun, KEPT_BYTES):
             tails.trim(record.task_id, record.attempt, offset - KEPT_BYTES)
@@ -102,8 +113,11 @@ class Tailer(threading.Thread):
         if tail.offset is None:
             adopted = tail.run.adopted
             tail.offset = self._engine.store.tails.end(record.task_id, record.attempt) if adopted else 0
-        if size - tail.offset > KEPT_BYTES and not tail.unsent:
-            tail.offset = _line_start(tail.log, size - KEPT_BYTES)
+        if size < tail.size:  # its tail was moved down over the hole: no offset means what it meant before
+            tail.offset, tail.unsent = size, b""
+        elif size - tail.offset > KEPT_BYTES and not tail.unsent:
+            tail.offset, tail.marked = _line_start(tail.log, size - KEPT_BYTES), False
+        tail.size = size
         return tail.offset
 
     def _ship_progress(self, tail: _Tail) -> None:
@@ -129,7 +143,35 @@ def _whole_lines(path: Path, offset: int) -> bytes:
         if end == 0 and len(data) == CHUNK_BYTES:
             data += stream.readline(LONGEST_LINE_BYTES)
             end = len(data) if data.endswith(b"\n") else 0
-    return data[:end]
+    return data[:end].partition(b"\0")[0]
+
+
+def behind_hole(path: Path, offset: int) -> int | None:
+    """Where the log goes on behind the hole that `offset` lies in; None where it lies in none, or all is hole.
+
+    A log over its cap loses its middle under whoever reads slower than the script writes. Its tail begins with a line.
+    """
+    with path.open("rb", buffering=0) as stream:
+        stream.seek(offset)
+        if stream.read(1) != b"\0":
+            return None
+        try:
+            start = stream.seek(offset, os.SEEK_DATA)
+        except OSError:  # ENXIO: a hole up to the end
+            return None
+        while block := stream.read(CHUNK_BYTES):
+            if rest := block.lstrip(b"\0"):
+                return start + len(block) - len(rest)
+            start += len(block)
+    return None
+
+
+def _left_out(size: int) -> bytes:
+    """The line that stands for a hole of `size` bytes in what followers see; none where it would not fit in."""
+    message = f"{size} bytes left out here: the log is over its limit"
+    line = {"level": contract.LEVEL_WARN, "time": int(time.time() * 1000), "truncated": size, "msg": message}
+    text = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+    return text if len(text) <= size else b""
 
 
 def _line_start(path: Path, offset: int) -> int:

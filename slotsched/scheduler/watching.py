@@ -10,6 +10,7 @@ from slotsched.scheduler.inbox import Followers, Freed, Scheduled, StreamDown, T
 from slotsched.store import watch as events
 
 RETRY_SECONDS = 1.0
+REST_SECONDS = 0.2
 
 
 class Watcher(threading.Thread):
@@ -30,7 +31,13 @@ class Watcher(threading.Thread):
             except StoreError as error:
                 self._engine.log.debug("change stream broke", why=str(error))
                 self._engine.inbox.post(StreamDown())
-                self._stopping.wait(RETRY_SECONDS)
+                self._rest()
+
+    def _rest(self) -> None:
+        """While the loop leaves the store alone, so does this thread: the lease thread asks for all of them."""
+        self._stopping.wait(RETRY_SECONDS)
+        while not self._engine.health.up and not self._stopping.is_set():
+            self._stopping.wait(REST_SECONDS)
 
     def follow(self) -> None:
         """Open the stream, have the lanes read after that, and pass on what comes."""

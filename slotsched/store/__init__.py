@@ -87,6 +87,11 @@ class Store:
         """The URI without its password and options, as messages show it."""
         return self._connection.target.uri
 
+    @property
+    def knows_primary(self) -> bool:
+        """Whether a call would be sent at once, as far as is known without asking."""
+        return self._connection.knows_primary
+
     def now(self) -> dt.datetime:
         """The server's time, asked for now."""
         return self._connection.now(fresh=True)

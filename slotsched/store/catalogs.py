@@ -12,6 +12,7 @@ from typing import Any
 
 from pymongo import UpdateMany, UpdateOne
 
+from slotsched.failpoints import failpoint
 from slotsched.model import Broken, Job, job_from_document, job_to_document
 from slotsched.store import indexes
 from slotsched.store.connection import Connection, Document
@@ -27,6 +28,7 @@ class Catalogs:
         self._connection = connection
         self._jobs = connection.collection("jobs")
 
+    @failpoint("publish")
     def publish(self, instance_id: str, jobs: Sequence[Job], broken: Sequence[Broken] = ()) -> None:
         """Says what this instance holds now, and that it holds nothing else. Safe to repeat."""
         copies = {_copy_id(job): job for job in jobs}

@@ -83,6 +83,11 @@ class Connection:
         """One deadline for the calls inside, and our errors instead of the driver's."""
         return guarded(self.target, self.timeout if timeout is None else timeout)
 
+    @property
+    def knows_primary(self) -> bool:
+        """Whether a call would be sent at once; if not, it first waits for a server, and that costs two tries a second."""
+        return self._client.topology_description.has_writable_server()
+
     def collection(self, name: str) -> Collection[Document]:
         """A collection whose writes are certain and whose reads are hints."""
         return self._database[name]

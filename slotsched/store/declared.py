@@ -14,6 +14,7 @@ from typing import Any
 
 from slotsched import errors
 from slotsched.due import check_schedule
+from slotsched.failpoints import failpoint
 from slotsched.model import CatchUp, Job, Overlap, Schedule, ScheduleStatus, Source
 from slotsched.recurrence import parse_once
 from slotsched.store.catalogs import Catalogs
@@ -80,6 +81,7 @@ class Declared:
             found = list(self._schedules.find({"source.kind": _FILE}, {"state": 0}).hint("by_source"))
         return {str(document["_id"]): show_schedule(document).source for document in found}
 
+    @failpoint("declare")
     def upsert_from_file(self, job: Job) -> Changed | None:
         """Makes the job's schedule what its file says; None where nothing was to be done."""
         problem: errors.UsageError | None = None

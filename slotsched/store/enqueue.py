@@ -7,6 +7,7 @@ keeps a job from having two tasks with the same arguments.
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from slotsched.store.documents import new_document, read_status, short
 BATCH_TASKS = 1000
 BATCH_BYTES = 16 * 1024 * 1024  # what one batch sends within one timeout
 SENDS = 3  # of the same documents, before the store counts as unreachable
+CLOCK_DOUBT = dt.timedelta(seconds=1)  # the server's clock as we know it is that good
 _KEYS = ("key", "unique_key")
 _STARTED = frozenset(Status) - {Status.WAITING, Status.SCHEDULED, Status.PENDING}
 _KEY_ROUNDS = 10  # races over one key that a request loses before it gives up
@@ -155,8 +157,12 @@ class Enqueuer:
     def _freed(self, found: Document) -> bool:
         """Takes the key from a task that has ended and whose window is over by the server's clock.
 
-        True too where another request did so since: whose the key is now has to be looked up again.
+        True too where another request did so since: whose the key is now has to be looked up again. Without a doubt
+        about the window nothing is written: a program that may only insert can repeat its keys.
         """
+        until = found.get("key_until")
+        if isinstance(until, dt.datetime) and until > self._connection.now() + CLOCK_DOUBT:
+            return False
         self._tasks.update_one(
             {
                 "_id": found["_id"],

@@ -22,7 +22,8 @@ from slotsched import errors
 _PERMANENT_CODES = frozenset({2, 9, 14, 15, 22, 28, 40, 52, 55, 56, 57, 66, 121, 10334, 11000, 17280, 17419, 17420})
 _EVALUATION_CODES = range(15947, 100_000_000)  # "Location..." codes: an expression met a value it cannot work on
 _PASSING_CODES = frozenset({16500, 50915})  # inside that range, but they pass: too many requests, a backup
-_CREDENTIAL_CODES = frozenset({13, 18, 8000})
+NOT_AUTHORIZED = 13
+_CREDENTIAL_CODES = frozenset({18, 8000})
 _UNSUITABLE_CODES = frozenset({20, 59, 115, 40415, 40573})  # needs a replica set, or lacks a command or an option
 
 STANDALONE = (
@@ -90,6 +91,11 @@ def refusal(error: Exception) -> str:
 def _translate_refusal(error: driver.OperationFailure, target: Target) -> errors.StoreError:
     code = error.code or 0
     said = _first_line(target.clean(str(error.details.get("errmsg") if error.details else error)))
+    if code == NOT_AUTHORIZED:
+        return errors.StoreUnsuitable(
+            f"{target.uri} does not let this user {_refused_act(said)}. "
+            "Give the user in mongodb_uri a role that may, or use another user"
+        )
     if code in _CREDENTIAL_CODES:
         return errors.StoreUnsuitable(f"{target.uri} refused the credentials: {said}. Check the user in mongodb_uri")
     if code in (20, 40573) and "replica set" in said:
@@ -99,6 +105,19 @@ def _translate_refusal(error: driver.OperationFailure, target: Target) -> errors
     if _is_permanent(error, code):
         return errors.InvalidDocument(f"the store refuses this: {said}")
     return errors.StoreUnreachable(f"{target.uri} could not do it now: {said}")
+
+
+_REFUSED_ACT = re.compile(r'not authorized on (?P<db>\S+) to execute command \{ (?P<act>\w+): (?:"(?P<name>[^"]*)")?')
+
+
+def _refused_act(said: str) -> str:
+    """`insert in slotsched.tasks` out of a server's sentence that quotes the whole command."""
+    if "requires authentication" in said:
+        return f"in ({said})"
+    found = _REFUSED_ACT.search(said)
+    if found is None:
+        return f"do it ({said})"
+    return f"do this: {found['act']} in {found['db']}" + (f".{found['name']}" if found["name"] else "")
 
 
 def _is_permanent(error: driver.OperationFailure, code: int) -> bool:

@@ -20,6 +20,7 @@ from pymongo.client_session import ClientSession
 
 from slotsched import errors
 from slotsched.due import due_times
+from slotsched.failpoints import failpoint
 from slotsched.model import OPEN, Cancel, Overlap, Schedule, ScheduleStatus, Status
 from slotsched.overlap import Plan, lined_up, plan_rounds
 from slotsched.store import indexes, pipelines
@@ -139,6 +140,7 @@ class Firing:
         return freed
 
     # --- firing -----------------------------------------------------------------------------------
+    @failpoint("fire")
     def fire(self, due: Sequence[DueSchedule]) -> int:
         """Makes the tasks of what is due and moves each schedule on; how many tasks this call made.
 
@@ -329,6 +331,7 @@ class Firing:
         except errors.NotFound as why:  # somebody deleted one since it was seen
             raise Contended from why
 
+    @failpoint("fire_insert")
     def _insert(self, tasks: list[Document], session: ClientSession) -> None:
         try:
             self._tasks.insert_many(tasks, ordered=False, session=session)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pymongo import ASCENDING, DESCENDING, IndexModel
+from pymongo import errors as driver
 
+from slotsched import errors
 from slotsched.model import ScheduleStatus, Status
 from slotsched.store.connection import Connection
+from slotsched.store.errors import NOT_AUTHORIZED
 
 TAIL_SECONDS = 24 * 3600  # how long after its last write a live tail stays
 
@@ -136,9 +139,27 @@ def ensure(connection: Connection) -> None:
 
 
 def create(connection: Connection) -> None:
-    """Creates what is missing; running it again, or on several machines at once, changes nothing."""
+    """Creates what is missing; running it again, or on several machines at once, changes nothing.
+
+    A user who may not create indexes can go on where somebody else has. StoreUnsuitable where one is missing.
+    """
     connection.now(fresh=True)  # a store that is away is told after the usual timeout
     with connection.guard(max(connection.timeout, 60.0)):  # on a filled collection this takes a while, once
         for name, indexes in INDEXES.items():
-            connection.collection(name).create_indexes(list(indexes))
+            try:
+                connection.collection(name).create_indexes(list(indexes))
+            except driver.OperationFailure as error:
+                if error.code != NOT_AUTHORIZED:
+                    raise
+                _look_for(connection, name, indexes)
     connection.indexed = True
+
+
+def _look_for(connection: Connection, name: str, indexes: Sequence[IndexModel]) -> None:
+    there = connection.collection(name).index_information()
+    missing = [index.document["name"] for index in indexes if index.document["name"] not in there]
+    if missing:
+        raise errors.StoreUnsuitable(
+            f"{connection.target.uri}: this user may not create indexes, and {name} lacks {', '.join(missing)}. "
+            "Run once, as a user who may: slotsched db init"
+        )

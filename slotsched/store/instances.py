@@ -14,6 +14,7 @@ from typing import Any
 from pymongo import ReturnDocument
 
 from slotsched import errors
+from slotsched.failpoints import failpoint
 from slotsched.model import Capacity, Instance, Status
 from slotsched.store.connection import Connection, Document
 from slotsched.store.reading import LARGEST_SIZE, Reader, Unreadable
@@ -28,21 +29,24 @@ class Instances:
         self._certain = connection.certain("instances")
 
     # --- an instance's own life -------------------------------------------------------------------
+    @failpoint("register")
     def register(self, instance: Instance) -> Instance:
         """The first document of a new instance, before it claims anything; its dates are the server's.
 
-        Safe to send again with the same nonce.
+        Safe to send again with the same nonce: one that was declared dead meanwhile stays dead.
         """
+        first = {"live": {"$ifNull": ["$live", True]}, "started_at": "$$NOW", "renewed_at": "$$NOW"}
         with self._connection.guard():
             document = self._instances.find_one_and_update(
                 {"_id": instance.id, "nonce": instance.nonce},
-                [{"$set": {**_facts(instance), "live": True, "started_at": "$$NOW", "renewed_at": "$$NOW"}}],
+                [{"$set": _facts(instance) | first}],
                 upsert=True,
                 return_document=ReturnDocument.AFTER,
             )
         assert document is not None, "an upsert returns what it made"
         return read_instance(document)
 
+    @failpoint("renew")
     def renew(
         self,
         id: str,
@@ -55,12 +59,13 @@ class Instances:
         draining: bool = False,
         capacity: Capacity | None = None,
         free: Capacity | None = None,
+        hindrance: str | None = None,
         timeout: float | None = None,
     ) -> Instance | None:
         """Puts a new nonce where one of `nonces` (acknowledged .. sent) is; None: this instance is fenced.
 
-        draining: whether it ends by itself. capacity: where it has changed. free: what is left of it. timeout: at
-        most 0.3 of the lease.
+        draining: whether it ends by itself. capacity: where it has changed. free: what is left of it. hindrance: why
+        it claims nothing now. timeout: at most 0.3 of the lease.
         The answer carries what people set meanwhile (`draining`, `slots_wanted`).
         """
         fields: Document = {
@@ -68,6 +73,7 @@ class Instances:
             "used": used,
             "running": running,
             "leaving": draining,
+            "hindrance": {"$literal": hindrance},
             "renewed_at": "$$NOW",
         }
         if capacity is not None:
@@ -81,6 +87,7 @@ class Instances:
             )
         return None if document is None else read_instance(document)
 
+    @failpoint("resume")
     def resume(self, instance: Instance) -> Instance | None:
         """The same instance after a restart within one boot, with its next incarnation; None: it was declared dead.
 
@@ -101,11 +108,15 @@ class Instances:
                 if document is not None:
                     return read_instance(document)
 
-    def retire(self, id: str) -> None:
-        """The clean end of an instance that owns nothing any more."""
+    @failpoint("retire")
+    def retire(self, id: str, incarnation: int) -> None:
+        """The clean end of an instance that owns nothing any more.
+
+        It names the incarnation, so that one delayed by the network ends nobody who has resumed since and owns tasks.
+        """
         with self._connection.guard():
             self._instances.update_one(
-                {"_id": id, "live": True},
+                {"_id": id, "live": True, "incarnation": incarnation},
                 {"$set": {"live": False, "used": 0, "running": 0, "retired": True}, "$currentDate": {"died_at": True}},
             )
 
@@ -261,6 +272,7 @@ def read_instance(document: Mapping[str, Any]) -> Instance:
         renewed_at=instance.date("renewed_at"),
         version=instance.text("version"),
         containment=instance.mapping("containment") if instance.has("containment") else {},
+        hindrance=instance.maybe_text("hindrance"),
         slots_wanted=instance.maybe_count("slots_wanted", least=1),
     )
 

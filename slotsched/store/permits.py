@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pymongo import UpdateOne
 from pymongo import errors as driver
 
+from slotsched.failpoints import failpoint
 from slotsched.model import InstanceRef, Limit, Status, Task
 from slotsched.store import pipelines
 from slotsched.store.connection import Connection, Document
@@ -59,6 +60,7 @@ class Permits:
         asked = frozenset(permits)
         return {permit: str(task["_id"]) for task in found for permit in task["permits"] if permit in asked}
 
+    @failpoint("claim_limited")
     def claim(self, wanted: Sequence[Wanted], token: str, instance: InstanceRef) -> list[Task]:
         """pending -> running like `Queue.claim`, but each with a free permit of its limit; those without stay pending.
 
@@ -100,6 +102,7 @@ class Permits:
                 without.append(task)
         return assigned, without
 
+    @failpoint("permits")
     def _send(
         self, assigned: Sequence[tuple[Wanted, str | None]], token: str, instance: InstanceRef
     ) -> tuple[list[Wanted], int]:

@@ -13,6 +13,7 @@ from bson import DatetimeMS, ObjectId
 from pymongo import ReturnDocument
 
 from slotsched import errors
+from slotsched.failpoints import failpoint
 from slotsched.model import Cancel, InstanceRef, Lane, LogRef, Outcome, Progress, Reservation, Status, Task
 from slotsched.store import pipelines
 from slotsched.store.connection import Connection, Document
@@ -64,6 +65,7 @@ class Queue:
         self._certain = connection.certain("tasks")
 
     # --- what is due ------------------------------------------------------------------------------
+    @failpoint("promote")
     def promote(self, limit: int = 1000) -> int:
         """scheduled -> pending for tasks whose time has come by the server's clock; how many. Index `due`."""
         with self._connection.guard():
@@ -160,6 +162,7 @@ class Queue:
         return False
 
     # --- changing hands ---------------------------------------------------------------------------
+    @failpoint("claim")
     def claim(self, ids: Iterable[str], token: str, instance: InstanceRef) -> list[Task]:
         """pending -> running for those of `ids` that nobody took before, under a token that is never used again.
 
@@ -171,6 +174,7 @@ class Queue:
             changed = self._tasks.update_many(wanted, pipelines.claim(instance, token))
             return self.claimed(token) if changed.matched_count else []
 
+    @failpoint("settle")
     def settle(self, token: str) -> list[Task]:
         """What a claim with an unknown end got, certainly; the token is abandoned: release all of it, start none.
 
@@ -182,6 +186,7 @@ class Queue:
             barrier.update_one({"_id": "settle"}, {"$currentDate": {"at": True}}, upsert=True)
             return self.claimed(token)
 
+    @failpoint("claimed")
     def claimed(self, token: str) -> list[Task]:
         """The running tasks under a token, within the guard of a claim or settle. Index `tokens`, majority read."""
         tasks = []
@@ -205,6 +210,7 @@ class Queue:
                     self._end_invalid({"_id": document["_id"], "status": _RUNNING}, str(why))
         return held
 
+    @failpoint("release")
     def release(self, task_id: str, token: str) -> Status | None:
         """running -> pending without an attempt spent, or canceled if that was asked; None if it is not ours.
 
@@ -215,6 +221,7 @@ class Queue:
         except errors.InvalidDocument:  # its like has come since, and keeps its place
             return self._change(task_id, token, pipelines.release(alone=False))
 
+    @failpoint("finish")
     def finish(
         self,
         task_id: str,
@@ -259,6 +266,7 @@ class Queue:
         with self._connection.guard():
             self._tasks.update_one(mine, {"$set": {"progress": progress_to_document(progress)}})
 
+    @failpoint("log_uploaded")
     def log_uploaded(self, task_id: str, fence: int, log: LogRef) -> None:
         """Where the log of the attempt with this fence is now, whoever owns the task by then. Index `_id`."""
         with self._connection.guard():

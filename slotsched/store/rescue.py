@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from slotsched import errors
+from slotsched.failpoints import failpoint
 from slotsched.model import Status
 from slotsched.store import pipelines
 from slotsched.store.connection import Connection
@@ -41,6 +42,7 @@ class Rescue:
             }
         return {instance_id: found.get(instance_id) for instance_id in wanted}
 
+    @failpoint("fence")
     def fence(self, instance_id: str, nonce: Any) -> bool:
         """Declares an instance dead if its nonce is still the one that was seen; whether this call did. Index `_id`."""
         with self._connection.guard():
@@ -50,6 +52,7 @@ class Rescue:
             )
         return fenced.matched_count == 1
 
+    @failpoint("take")
     def take(self, instance_id: str) -> int:
         """Ends or reschedules every task of an instance that is dead or absent; how many. Index `claims`.
 

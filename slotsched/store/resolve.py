@@ -13,6 +13,7 @@ from bson import ObjectId
 from pymongo import UpdateOne
 
 from slotsched import errors
+from slotsched.failpoints import failpoint
 from slotsched.model import TERMINAL, Status
 from slotsched.store import pipelines
 from slotsched.store.connection import Connection, Document, Pipeline
@@ -55,6 +56,7 @@ class Resolve:
             found = self._certain.find(wanted, {"status": 1, "pokes": 1, "schedule": 1}).hint("resolving").limit(limit)
             return [_followed(document) for document in found]
 
+    @failpoint("tell")
     def tell(self, ended: Sequence[Followed]) -> int:
         """Every child of these goes on, is canceled, or waits for fewer; how many changed. Index `waiters`."""
         return self._tell({parent.id: parent.status for parent in ended})
@@ -88,6 +90,7 @@ class Resolve:
             with self._connection.guard():
                 return self._tasks.update_one(_waiting([child]), pipelines.invalid(str(why))).modified_count
 
+    @failpoint("told")
     def done(self, ended: Sequence[Followed]) -> None:
         """Takes the marks back, unless another one came since they were read. Index `_id`."""
         if not ended:

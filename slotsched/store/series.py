@@ -15,6 +15,7 @@ from bson import ObjectId
 from pymongo import UpdateOne
 from pymongo.client_session import ClientSession
 
+from slotsched.failpoints import failpoint
 from slotsched.model import TERMINAL, Schedule, ScheduleStatus, SeriesMemory, Status
 from slotsched.store.connection import Connection, Contended, Document, Pipeline
 from slotsched.store.documents import read_status
@@ -62,6 +63,7 @@ class Series:
             return self._book(ended[:middle]) | self._book(ended[middle:])
         return {str(document["_id"]) for document in ended}
 
+    @failpoint("book")
     def _write(self, ended: Sequence[Document]) -> None:
         books = [
             UpdateOne({"_id": task["schedule"], "live": str(task["_id"])}, _booked(task))

@@ -131,6 +131,12 @@ def test_doctor_finds_everything_in_order(user: User) -> None:
     assert re.search(r"^ok +store +mongodb \S+, replica set \S+, change streams on, \S+ ms$", done.out, re.MULTILINE)
 
 
+def test_doctor_tells_what_the_machine_offers(user: User) -> None:
+    said = user.run("doctor", "--slots", "6", "--memory", "3G", "--resources", "gpu=2,license=1", "--tags", "ssd").out
+    offered = r"6, as set \(\d+ usable CPUs?\); memory 3\.0 GiB; 2 gpu; 1 license; ssd"
+    assert re.search(rf"^ok +slots +{offered}$", said, re.MULTILINE), said
+
+
 def test_doctor_says_what_fails_and_what_to_do_and_goes_on(user: User) -> None:
     (user.fleet.folder / "file").write_text("")
     done = user.run(

@@ -7,28 +7,20 @@ a half of it, and twenty.
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fault_proxy import fault_proxy
-from fleet import Fleet, FleetMaker, InstanceProcess, boottime, processes_of, until
+from figures import Figures
+from fleet import FleetMaker, boottime, processes_of, until
+from outage_lab import Outage, called_lost, identities, live_through, seconds
 
 from slotsched.embedded import Mongod
-from slotsched.model import Instance, Task
 
-LOCAL_SHARE = 0.8
-GRACE_SECONDS = 1.0
 SHORT_LEASE_SECONDS = 1.5
-# Until the lease thread's next renewal is answered, and the loop has looked.
-BACK_SHARE_OF_LEASE, BACK_SECONDS = 0.5, 1.5
-
-Record = Callable[[str, object], None]
-Outage = Callable[[], AbstractContextManager[None]]
 
 
 @pytest.fixture(scope="module")
@@ -70,79 +62,18 @@ def behind_a_proxy(server: Mongod) -> Iterator[tuple[str, Outage]]:
         yield proxy.endpoint.replace("http:", "mongodb:") + "/?directConnection=true", refused
 
 
-def seconds(task: Task) -> float:
-    """How long its last attempt took, as the store shows it."""
-    assert task.started_at is not None
-    assert task.ended_at is not None
-    return (task.ended_at - task.started_at) / dt.timedelta(seconds=1)
-
-
-def identities(instances: list[Instance]) -> set[tuple[str, int]]:
-    return {(one.id, one.incarnation) for one in instances}
-
-
-def called_lost(instance: InstanceProcess) -> list[str]:
-    """What an instance says when it takes another one, or is taken, for dead."""
-    return [line["msg"] for line in instance.log() if "dead" in line["msg"] or "up again" in line["msg"]]
-
-
-def live_through(fleet: Fleet, outage: Outage, record: Record, *, lease: float, away: float) -> None:
-    """Start one task of every kind, take the store away, and see each of them through."""
-    enqueue = fleet.client.enqueue
-    before = fleet.client.store.instances.live()
-    steady = enqueue("talker", {"lines": int((away + lease) / 0.02), "pause": 0.02}).id
-    fine = enqueue("work", {"seconds": 1.2}).id
-    bad = enqueue("work", {"seconds": 1.2, "code": 3}).id
-    endless = enqueue("work", {"seconds": 3600}, max_time=2).id
-    again = enqueue("again", {"seconds": lease + 1.0}).id
-    pids = {task: fleet.witness.wait_for("start", task).pid for task in (steady, fine, bad, endless, again)}
-
-    with outage():
-        gone = boottime()
-        for task in (fine, bad):
-            assert fleet.witness.wait_for("end", task).at > gone, "it was to end while the store is away"
-        until(lambda: not processes_of(endless), what="max time to be kept without a store")
-        assert boottime() - fleet.witness.starts(endless)[0].at < 2.0 + GRACE_SECONDS + 1.0
-        # Another attempt may follow this one, so it must not outlive the local deadline.
-        until(lambda: not processes_of(again), seconds=lease + 5, what="the task with a retry to die")
-        record("task with a retry dead after", boottime() - gone)
-        assert boottime() - gone < LOCAL_SHARE * lease + 1.0
-        until(lambda: boottime() - gone >= away, seconds=away + 5)
-        assert processes_of(steady), "a task without a retry lives on"
-    back = boottime()
-
-    probe = enqueue("work").id
-    started = fleet.witness.wait_for("start", probe).at - back
-    record("next start after", started)
-    assert started < BACK_SHARE_OF_LEASE * lease + BACK_SECONDS
-    ended = {task.id: task for task in fleet.client.wait([steady, fine, bad, endless, again], lease + 60)}
-    verdicts = {task: (t.status, t.reason, t.exit_code) for task, t in ended.items()}
-    assert verdicts[steady] == ("completed", "exit", 0)
-    assert verdicts[fine] == ("completed", "exit", 0)
-    assert verdicts[bad] == ("failed", "exit", 3)
-    assert verdicts[endless][:2] == ("failed", "timeout")
-    assert verdicts[again] == ("completed", "exit", 0)
-    assert 1.1 < seconds(ended[fine]) < 2.2, "as long as it ran, not as long as nobody could be told"
-    assert 1.1 < seconds(ended[bad]) < 2.2
-    assert [attempt.reason for attempt in ended[again].attempts] == ["lost", "exit"]
-    assert {task: len(fleet.witness.starts(task)) for task in pids} == {**dict.fromkeys(pids, 1), again: 2}
-    assert fleet.witness.starts(again)[1].at > back
-    assert identities(fleet.client.store.instances.live()) == identities(before)
-    assert [called_lost(instance) for instance in fleet.instances] == [[], []]
-
-
 def test_a_store_that_does_not_answer_for_one_and_a_half_leases(
-    make_fleet: FleetMaker, own_mongod: Mongod, record_property: Record
+    make_fleet: FleetMaker, own_mongod: Mongod, figure: Figures
 ) -> None:
     with make_fleet(mongodb_uri=own_mongod.uri, lease="3s") as fleet:
         fleet.start("left")
         fleet.start("right")
-        live_through(fleet, lambda: frozen(own_mongod), record_property, lease=3.0, away=4.5)
+        live_through(fleet, lambda: frozen(own_mongod), figure, lease=3.0, away=4.5)
 
 
 @pytest.mark.chaos
 def test_a_store_that_refuses_connections_for_one_and_a_half_leases(
-    make_fleet: FleetMaker, own_mongod: Mongod, record_property: Record
+    make_fleet: FleetMaker, own_mongod: Mongod, figure: Figures
 ) -> None:
     with (
         behind_a_proxy(own_mongod) as (uri, refused),
@@ -150,18 +81,18 @@ def test_a_store_that_refuses_connections_for_one_and_a_half_leases(
     ):
         fleet.start("left")
         fleet.start("right")
-        live_through(fleet, refused, record_property, lease=3.0, away=4.5)
+        live_through(fleet, refused, figure, lease=3.0, away=4.5)
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(400)
 def test_a_store_that_does_not_answer_for_45_seconds_at_the_default_lease(
-    make_fleet: FleetMaker, own_mongod: Mongod, record_property: Record
+    make_fleet: FleetMaker, own_mongod: Mongod, figure: Figures
 ) -> None:
     with make_fleet(mongodb_uri=own_mongod.uri, lease="30s") as fleet:
         fleet.start("left")
         fleet.start("right")
-        live_through(fleet, lambda: frozen(own_mongod), record_property, lease=30.0, away=45.0)
+        live_through(fleet, lambda: frozen(own_mongod), figure, lease=30.0, away=45.0)
 
 
 def test_a_store_that_refuses_connections_for_twenty_leases_costs_no_task_and_no_instance(

@@ -120,7 +120,8 @@ def holder_of(fleet: Fleet, task: str) -> str | None:
 def test_a_promise_whose_instance_dies_blocks_the_task_no_longer_than_the_promise_lasts(fleet: Fleet) -> None:
     """Once the reservation has expired, the other large instance keeps for the task whatever comes free there.
 
-    Narrow tasks are planned with their max_time here, which nobody's promised start is away: none is let in before it.
+    Narrow tasks may still start there, but only what is planned to be over when those that run already are; a plan from
+    a short history may be wrong by the difference between the runs.
     """
     park = {"one": 4, "other": 4, "small": 1}
     instances = {name: fleet.start(name, slots=size) for name, size in park.items()}
@@ -139,8 +140,16 @@ def test_a_promise_whose_instance_dies_blocks_the_task_no_longer_than_the_promis
         assert start.at - killed < LEASE_SECONDS + MAX_SECONDS + 2 * POLL_SECONDS
         assert start.instance in instances
         expired = killed + LEASE_SECONDS + POLL_SECONDS
-        passed = [m for m in fleet.witness.marks("start") if expired < m.at < start.at and m.instance == start.instance]
-        assert passed == []
+        ends = {(mark.task, mark.fence): mark.at for mark in fleet.witness.marks("end")}
+        runs = [
+            (mark.at, ends.get((mark.task, mark.fence), start.at))
+            for mark in fleet.witness.marks("start")
+            if mark.instance == start.instance and mark.at < start.at
+        ]
+        room = max((end for begun, end in runs if begun <= expired), default=expired)
+        passed = [end for begun, end in runs if begun > expired]
+        print(f"{len(passed)} passed it after that; the last one was over {max(passed, default=room) - room:+.2f} s")
+        assert max(passed, default=room) < room + max(RUNS_SECONDS) - min(RUNS_SECONDS)
 
 
 def test_a_restarted_instance_keeps_its_promise(fleet: Fleet) -> None:

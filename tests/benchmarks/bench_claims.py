@@ -29,7 +29,6 @@ from slotsched.embedded import Mongod
 from slotsched.ledger import Ledger
 from slotsched.model import Capacity, Facts, InstanceRef, Needs, Task, TaskRequest
 from slotsched.scheduler.claiming import WINDOW, Claimer
-from slotsched.scheduler.engine import FREE_BYTES_FLOOR
 from slotsched.store import Store, connect
 
 SLOTS = 8
@@ -75,7 +74,7 @@ def claimer_of(store: Store, name: str, live: int, slots: int, claims: Claims, *
         fenced=False,
         lease_left=lambda: LEASE,
         settings=SimpleNamespace(lease=LEASE),
-        state=SimpleNamespace(free_bytes=lambda: FREE_BYTES_FLOOR),
+        fitness=SimpleNamespace(look=lambda: True),
         roster=SimpleNamespace(alive=lambda: alive),
         unsettled={},
         identity=SimpleNamespace(id=name),

@@ -137,7 +137,7 @@ def test_names_are_not_unique_and_ids_decide(store: Store) -> None:
     with pytest.raises(errors.Ambiguous, match="aaaa-1 on host"):
         store.instances.by_name("big-1")
     assert store.instances.by_name("bbbb").id == "bbbb-2"
-    store.instances.retire("aaaa-1")
+    store.instances.retire("aaaa-1", 1)
     assert store.instances.by_name("big-1").id == "bbbb-2"
     assert [one.id for one in store.instances.all()] == ["bbbb-2", "aaaa-1"]
     for unknown in ("big-2", ".*", "big-."):

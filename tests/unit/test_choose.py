@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -337,6 +338,32 @@ def test_room_held_by_no_running_task_still_gives_a_blocked_task_its_promise():
 def test_a_task_past_its_kill_time_is_taken_to_end_soon_but_not_to_have_ended():
     dying = [Running(Needs(), NOW - 50, NOW - 5)]
     assert decide(1, dying, task("wide", 2), task("late", 1, 60)) == ([], Hold("wide", NOW + 1))
+
+
+def test_however_short_the_tasks_behind_are_they_do_not_pass_for_ever():
+    """Under an endless stream of tasks of half a second, the promised start is when what runs ends, not a second on."""
+    running = runs(0.1, 0.2, 0.3)
+    assert decide(1, running, task("wide", 4), task("late", 1, 0.31)) == ([], Hold("wide", NOW + 0.3))
+    assert decide(1, running, task("wide", 4), task("in-time", 1, 0.25)).claims == ["in-time"]
+
+
+@given(st.floats(0.01, 100.0), st.integers(2, 8), st.integers(0, 2**32))
+def test_a_wide_task_starts_in_a_stream_of_tasks_of_any_length_once_those_that_ran_have_ended(length, slots, seed):
+    """Plans are kept here; one narrow task always waits for each slot that comes free."""
+    source = random.Random(seed)
+    ends = [NOW + length * source.random() for _ in range(slots)]
+    latest = max(ends)
+    while ends:
+        now = min(ends)
+        assert now <= latest, "they go on passing"
+        ends.remove(now)
+        running = [Running(Needs(), end, now + 1000.0) for end in ends]
+        queue = [task("wide", slots, due=NOW - 1), *(task(f"n{n}", 1, length) for n in range(slots))]
+        choice = choose(now, Capacity(slots=slots - len(ends)), Capacity(slots=slots), running, queue, "me")
+        if "wide" in choice.claims:
+            break
+        ends += [now + length for _ in choice.claims]
+    assert choice.claims[:1] == ["wide"]
 
 
 # --- cost --------------------------------------------------------------------------------------------

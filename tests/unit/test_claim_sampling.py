@@ -1,58 +1,30 @@
-"""The claim pass: which part of the queue an instance looks at, and what becomes of a claim whose answer was lost."""
+"""The claim pass: what of the queue an instance claims, alone and among others, what it plans with and keeps room for,
+and what becomes of a claim whose answer was lost."""
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from stand_ins import FakeClock, engine_of
 
 from slotsched.errors import StoreUnreachable
 from slotsched.ledger import Ledger
-from slotsched.model import Capacity, Facts, Lane, Needs, Status, Task
-from slotsched.scheduler.claiming import Claimer, _sample
-from slotsched.scheduler.engine import FREE_BYTES_FLOOR
+from slotsched.model import Capacity, Facts, Lane, Needs, Reservation, Status, Task
+from slotsched.scheduler.claiming import HISTORY_SECONDS, SHORTEST_HISTORY_SECONDS, Claimer
+from slotsched.scheduler.spreading import WIDEST
 from slotsched.store import Waiting
 
 START = dt.datetime(2026, 11, 21, tzinfo=dt.UTC)
 LEASE = 30.0
 
 
-def waiting(number: int, lane: str = "work|1|||") -> Waiting:
-    return Waiting(id=f"{number:024x}", lane=lane, rank=START + dt.timedelta(seconds=number))
-
-
-# --- the sample ---------------------------------------------------------------------------------------
-
-
-def test_a_window_that_is_small_is_looked_at_whole() -> None:
-    window = [waiting(number) for number in range(10)]
-    assert _sample(window, 10) == window
-
-
-@given(
-    lanes=st.lists(st.sampled_from(["a|1|||", "b|2|||", "c|4|||", "d|8|||"]), max_size=100),
-    size=st.integers(1, 60),
-)
-def test_a_sample_holds_each_lanes_head_and_otherwise_so_many_of_the_window(lanes: list[str], size: int) -> None:
-    window = [waiting(number, lane) for number, lane in enumerate(lanes)]
-    sample = _sample(window, size)
-    heads = {next(entry.id for entry in window if entry.lane == lane) for lane in lanes}
-    ids = [entry.id for entry in sample]
-    assert heads <= set(ids) <= {entry.id for entry in window}
-    assert len(ids) == len(set(ids)) <= size + len(heads)
-    assert len(ids) >= min(len(window), size)
-
-
-def test_two_samples_of_a_long_window_seldom_want_the_same() -> None:
-    window = [waiting(number) for number in range(100)]
-    drawn = [{entry.id for entry in _sample(window, 10)} for _ in range(20)]
-    assert len({frozenset(ids) for ids in drawn}) > 15
+def waiting(number: int, lane: str = "work|1|||", **other: Any) -> Waiting:
+    return Waiting(id=f"{number:024x}", lane=lane, rank=START + dt.timedelta(seconds=number), **other)
 
 
 # --- a pass -------------------------------------------------------------------------------------------
@@ -66,6 +38,9 @@ class MemoryQueue:
         self.running: dict[str, str] = {}  # task id -> token
         self.released: list[str] = []
         self.lose_answer = self.down = False
+        self.runs: list[float] = []  # of the job, newest first
+        self.history_reads = 0
+        self.reserved: dict[str, Reservation] = {}
 
     def lanes(self) -> list[str]:
         return sorted({entry.lane for entry in self.pending})
@@ -76,12 +51,24 @@ class MemoryQueue:
 
     def candidates(self, lanes: Sequence[str], limit: int, *, rank_from: dt.datetime | None = None) -> list[Waiting]:
         least = START if rank_from is None else rank_from
-        return [entry for entry in self.pending if entry.lane in lanes and entry.rank >= least][:limit]
+        found = [entry for entry in self.pending if entry.lane in lanes and entry.rank >= least][:limit]
+        return [replace(entry, max_time=None, reserved=None) for entry in found]
 
-    blocked = candidates
+    def blocked(self, lanes: Sequence[str], limit: int, *, rank_from: dt.datetime | None = None) -> list[Waiting]:
+        least = START if rank_from is None else rank_from
+        found = [entry for entry in self.pending if entry.lane in lanes and entry.rank >= least][:limit]
+        return [replace(entry, reserved=self.reserved.get(entry.id)) for entry in found]
 
     def recent_runs(self, job: str, n: int) -> list[float]:
-        return []
+        self.history_reads += 1
+        return self.runs[:n]
+
+    def reserve(self, task_id: str, reservation: Reservation) -> bool:
+        self.reserved[task_id] = reservation
+        return True
+
+    def unreserve(self, task_id: str, by: str) -> None:
+        assert self.reserved.pop(task_id).by == by
 
     def claim(self, ids: Sequence[str], token: str, instance: Any) -> list[Task]:
         self._answer()
@@ -117,11 +104,19 @@ class MemoryQueue:
 class Pass:
     """A claimer of an instance with `slots` slots, and what it started."""
 
-    def __init__(self, tasks: Iterable[Waiting], *, slots: int = 4, live: Iterable[str] = ("me",)) -> None:
+    def __init__(
+        self, tasks: Iterable[Waiting], *, slots: int = 4, live: Iterable[str] = ("me",), busy: Iterable[float] = ()
+    ) -> None:
+        """busy: for how many seconds each run that is there, with one slot, is planned and allowed to go on."""
         self.queue = MemoryQueue(tasks)
         self.started: list[str] = []
         self.ledger = Ledger(Capacity(slots=slots))
-        clock = FakeClock()
+        self.clock = clock = FakeClock()
+        runs = []
+        for number, seconds in enumerate(busy):
+            self.ledger.take(f"busy{number}", Needs())
+            record = SimpleNamespace(needs=Needs(), max_time=seconds)
+            runs.append(SimpleNamespace(record=record, planned=seconds, launched=clock.boottime()))
         job = SimpleNamespace(facts=Facts(max_time=60.0))
         self.engine = engine_of(
             clock,
@@ -134,8 +129,8 @@ class Pass:
             fenced=False,
             lease_left=lambda: LEASE,
             settings=SimpleNamespace(lease=LEASE),
-            state=SimpleNamespace(free_bytes=lambda: FREE_BYTES_FLOOR, path="/state"),
-            roster=SimpleNamespace(alive=list),
+            fitness=SimpleNamespace(look=lambda: True),
+            roster=SimpleNamespace(alive=lambda: runs),
             unsettled={},
             identity=SimpleNamespace(id="me"),
             ref=None,
@@ -159,12 +154,39 @@ def test_alone_an_instance_claims_strictly_in_the_order_of_the_queue() -> None:
     assert alone.ledger.used_slots == 4
 
 
-def test_among_others_it_claims_as_many_from_a_sample_and_the_head_of_the_queue_first() -> None:
+def test_among_others_that_are_in_nobodys_way_it_claims_in_the_order_of_the_queue_too() -> None:
     tasks = [waiting(number) for number in range(100)]
     among = Pass(tasks, live=("me", "other"))
     assert among.claimer.run_once() == 4
-    assert tasks[0].id in among.started
-    assert among.ledger.used_slots == 4
+    assert among.started == [entry.id for entry in tasks[:4]]
+
+
+def test_once_claims_were_lost_to_others_it_draws_from_further_back_and_as_many() -> None:
+    tasks = [waiting(number) for number in range(1000)]
+    among = Pass(tasks, live=("me", "other"))
+    claim = among.queue.claim
+    among.queue.claim = lambda ids, token, instance: []  # type: ignore[method-assign]
+    for _ in range(10):
+        assert among.claimer.run_once() == 0
+        assert among.claimer.more, "there may be more behind what the others took"
+    among.queue.claim = claim  # type: ignore[method-assign]
+    assert among.claimer.run_once() == 4
+    drawn_from = {entry.id for entry in tasks[: 4 * WIDEST * 2]}
+    assert set(among.started) <= drawn_from
+    assert among.started != [entry.id for entry in tasks[:4]], "by chance once in 35,960 runs"
+
+
+def test_a_task_that_room_is_kept_for_is_never_drawn_for_another() -> None:
+    """It waited as the first one; now that it fits, it is the one to start, whatever is like it."""
+    wide = str(Lane(job="work", needs=Needs(slots=4)))
+    tasks = [waiting(number, wide) for number in range(20)]
+    among = Pass([*tasks, waiting(50)], live=("me", "other"), busy=[50.0])
+    assert among.claimer.run_once() == 0
+    assert set(among.queue.reserved) == {waiting(0).id}
+    among.ledger.give_back("busy0")
+    among.claimer._spread.factor = 8.0
+    among.claimer.run_once()
+    assert set(among.queue.running) == {waiting(0).id}
 
 
 def test_a_wide_lane_at_the_front_is_seen_by_everyone() -> None:
@@ -182,7 +204,7 @@ def test_a_wide_lane_at_the_front_is_seen_by_everyone() -> None:
         {"paused": True},
         {"fenced": True},
         {"lease_left": lambda: LEASE / 15 - 0.01},
-        {"state": SimpleNamespace(free_bytes=lambda: FREE_BYTES_FLOOR - 1, path="/state")},
+        {"fitness": SimpleNamespace(look=lambda: False)},
         {"disabled_jobs": frozenset({"work"})},
     ],
     ids=lambda state: next(iter(state)),
@@ -221,3 +243,67 @@ def test_what_was_given_back_is_claimed_again_under_another_token() -> None:
     (lost,) = doubt.queue.running.values()
     assert doubt.claimer.run_once() == 1
     assert doubt.queue.running[doubt.started[0]] != lost
+
+
+# --- what is planned with, and kept room for ----------------------------------------------------------
+
+WIDE = str(Lane(job="work", needs=Needs(slots=4)))
+
+
+def test_behind_a_task_that_waits_for_room_each_is_let_in_by_its_own_max_time_not_by_its_jobs() -> None:
+    """The job's is 60 s, and the room is promised in 50 s."""
+    behind = [waiting(1), waiting(2, max_time=50.0), waiting(3, max_time=51.0)]
+    planned = Pass([waiting(0, WIDE), *behind], busy=[50.0, 20.0])
+    planned.claimer.run_once()
+    assert planned.started == [behind[1].id]
+
+
+def test_a_history_that_is_empty_is_read_again_soon_and_a_full_one_after_a_minute() -> None:
+    planned = Pass([waiting(0, WIDE), waiting(1)], busy=[50.0])
+
+    def reads_within(seconds: float) -> int:
+        before, until = planned.queue.history_reads, planned.clock.boottime() + seconds
+        while planned.clock.boottime() < until:
+            planned.clock.advance(0.5)
+            planned.claimer.run_once()
+        return planned.queue.history_reads - before
+
+    planned.claimer.run_once()
+    assert planned.started == [], "without a history it might run for 60 s"
+    assert reads_within(SHORTEST_HISTORY_SECONDS) == 1
+    planned.queue.runs = [1.0] * 20
+    assert reads_within(SHORTEST_HISTORY_SECONDS) == 1
+    assert planned.started == [waiting(1).id]
+    planned.queue.pending.append(waiting(2))
+    planned.ledger.give_back(f"{waiting(1).id}-1")
+    assert reads_within(HISTORY_SECONDS - 1) == 0
+    assert reads_within(1.0) == 1
+
+
+@pytest.mark.parametrize("state", ["draining", "paused"])
+def test_an_instance_that_is_to_claim_nothing_keeps_no_room_any_more(state: str) -> None:
+    keeper = Pass([waiting(0, WIDE), waiting(1)], busy=[50.0])
+    keeper.claimer.run_once()
+    assert set(keeper.queue.reserved) == {waiting(0).id}
+    setattr(keeper.engine, state, True)
+    keeper.claimer.run_once()
+    assert keeper.queue.reserved == {}
+
+
+@pytest.mark.parametrize(("earlier_by", "overtaken"), [(LEASE - 1, False), (LEASE + 1, True)])
+def test_a_promise_is_overtaken_by_one_that_is_earlier_by_more_than_a_reservation_lasts(
+    earlier_by: float, overtaken: bool
+) -> None:
+    able = Pass([waiting(0, WIDE), waiting(1)], live=("me", "other"), busy=[50.0])
+    theirs = START + dt.timedelta(seconds=50.0 + earlier_by)
+    able.queue.reserved[waiting(0).id] = Reservation(by="other", start=theirs, until=START + dt.timedelta(seconds=5))
+    able.claimer.run_once()
+    assert (able.queue.reserved[waiting(0).id].by == "me") == overtaken
+
+
+def test_a_lane_that_an_event_tells_of_is_served_before_the_lanes_are_read_again() -> None:
+    told = Pass([])
+    told.queue.pending.append(waiting(1))
+    assert told.claimer.run_once() == 0, "it knows of no lane"
+    told.claimer.add_lane("work|1|||")
+    assert told.claimer.run_once() == 1

@@ -42,6 +42,8 @@ def test_a_plan_that_holds_stays_and_a_broken_one_doubles():
     assert replanned(60, 60, 3600) == 120
     assert replanned(60, 500, 3600) == 960
     assert replanned(60, 3599, 3600) == 3600
+    assert replanned(0.25, 0.3, 3600) == 0.5
+    assert 0.3 < replanned(0.0, 0.3, 3600) < 1
 
 
 def test_a_turn_comes_after_those_in_front_as_many_at_once_as_the_fleet_runs():

@@ -14,7 +14,7 @@ from slotsched.process.rundir import _ORDER_CAUSES
 from slotsched.scheduler.engine import Engine
 from slotsched.scheduler.run import Phase, Roster, Run
 from slotsched.scheduler.supervision import OBEY_SECONDS, Supervision
-from slotsched.scheduler.sweeping import OVERDUE_SECONDS, Sweeper
+from slotsched.scheduler.sweeping import Sweeper
 from slotsched.store import Held
 
 MAX_TIME, GRACE = 100.0, 10.0
@@ -93,14 +93,6 @@ def test_a_kill_follows_a_cancel(sweep: Sweep) -> None:
     sweep.held["task"] = Held(token="ours", fence=1, cancel=Cancel(by="ann", kill=True))
     sweep.sweeper.run_once()
     assert sweep.supervisor.orders == [("canceled", None), ("canceled", 0.0)]
-
-
-def test_a_run_a_minute_over_its_max_time_and_grace_is_told_to_end_and_not_before(sweep: Sweep) -> None:
-    sweep.clock.advance(MAX_TIME + GRACE + OVERDUE_SECONDS)
-    assert sweep.sweeper.run_once() == 0
-    sweep.clock.advance(0.1)
-    assert sweep.sweeper.run_once() == 1
-    assert sweep.supervisor.orders == [("timeout", 0.0)]
 
 
 def test_a_claim_that_nobody_here_holds_is_given_back(sweep: Sweep) -> None:
