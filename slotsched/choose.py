@@ -14,9 +14,9 @@ promised task leaves free then are their extra nodes. Four things are added:
   promises earlier keeps room, the other looks at the next task.
 - Plans are estimates and get broken. When a plan slips, the time gained is not given to tasks behind: until the
   promised start is past, they must still be over by then. Otherwise every overrun would let in more of them.
-- Gaps behind a promise are filled shortest first, which fits more into them: D. Tsafrir, Y. Etsion and D. G. Feitelson,
-  "Backfilling using system-generated predictions rather than user runtime estimates" (IEEE TPDS 18(6), 2007). It
-  cannot starve the long ones: only tasks ahead in rank ever stand between a task and its own promise.
+- Gaps behind a promise are filled with shorter tasks first, which fits more into them: D. Tsafrir, Y. Etsion and
+  D. G. Feitelson, "Backfilling using system-generated predictions rather than user runtime estimates" (IEEE TPDS
+  18(6), 2007). It cannot starve the long ones: only tasks ahead in rank ever stand between a task and its own promise.
 - A task that has waited too long even so (see is_hard) is planned with hard limits, which nothing breaks.
 
 Everything here is pure: values in, values out, no clock, no store, nothing remembered between calls.
@@ -24,9 +24,10 @@ Everything here is pure: values in, values out, no clock, no store, nothing reme
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from operator import add, attrgetter, le, sub
+from operator import add, le, sub
 from typing import NamedTuple
 
 from slotsched.model import Capacity, Needs
@@ -34,6 +35,8 @@ from slotsched.model import Capacity, Needs
 STEAL_SECONDS = 30.0  # see `steal_after`
 HARD_AFTER_SECONDS = 86400.0  # a day: by then plans have failed a task often enough
 HARD_AFTER_LIMITS = 2.0  # a task that may run for most of a day has not waited long after one
+ALIKE = 4.0  # lengths within about this factor keep their rank behind a promise
+SHORTEST_SECONDS = 0.001  # told from shorter ones
 ENDING_SECONDS = 1.0  # what should be over by now is taken to be over this soon
 
 
@@ -112,9 +115,7 @@ def is_hard(waited: float, max_time: float, hard_after: float = HARD_AFTER_SECON
     return waited >= max(hard_after, HARD_AFTER_LIMITS * max_time)
 
 
-def _in_rank_order(
-    plan: _Plan, queue: Iterator[Candidate], rules: _Rules
-) -> tuple[list[str], _Promise | None]:
+def _in_rank_order(plan: _Plan, queue: Iterator[Candidate], rules: _Rules) -> tuple[list[str], _Promise | None]:
     """Start what fits, up to the first task that has to wait for this instance; the queue is left behind it."""
     claims: list[str] = []
     for candidate in queue:
@@ -130,10 +131,10 @@ def _in_rank_order(
 
 
 def _backfill(plan: _Plan, promise: _Promise, behind: Iterable[Candidate]) -> tuple[list[str], bool]:
-    """Start what fits behind the promise without delaying it, the shortest first; and whether anything was withheld."""
+    """Start what fits behind the promise without delaying it, the shorter first; and whether anything was withheld."""
     claims: list[str] = []
     withheld = False
-    for candidate in sorted(behind, key=attrgetter("planned")):
+    for candidate in sorted(behind, key=_magnitude):
         ask = plan.dimensions.vector(candidate.needs)
         if not _fits(ask, plan.room):
             continue
@@ -143,6 +144,13 @@ def _backfill(plan: _Plan, promise: _Promise, behind: Iterable[Candidate]) -> tu
         else:
             withheld = True
     return claims, withheld
+
+
+def _magnitude(candidate: Candidate) -> int:
+    """By which tasks behind a promise are sorted: finer, the shortest of every job would always go, and what is left
+    for the gaps before a start would be the longest of each.
+    """
+    return math.floor(math.log(max(candidate.planned, SHORTEST_SECONDS), ALIKE))
 
 
 class _Rules(NamedTuple):

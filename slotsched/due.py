@@ -97,11 +97,13 @@ def fires_at(schedule: Schedule, nominal: dt.datetime) -> dt.datetime:
 def due_times(schedule: Schedule, now: dt.datetime) -> DueTimes:
     """What to do at `now` (the store's clock) about a schedule whose next nominal time is `next_nominal_at`.
 
-    Raises InvalidRecurrence for a rule that cannot be read.
+    Raises InvalidRecurrence for a rule that cannot be read, and where there is none: it would be due for ever.
     """
     first = schedule.next_nominal_at
     recurrence = recurrence_of(schedule)
-    if first is None or recurrence is None or fires_at(schedule, first) > now:
+    if first is None or recurrence is None:
+        raise InvalidRecurrence("next_nominal_at: missing" if recurrence else "it is due, and nothing says when")
+    if fires_at(schedule, first) > now:
         return DueTimes(times=(), next=first)
     last = _latest(schedule, recurrence, first, now)
     overdue = (now - fires_at(schedule, last)).total_seconds() > ON_TIME_SECONDS

@@ -157,8 +157,9 @@ def _no_room(task: Task, fleet: Fleet) -> str | None:
         and not (instance.draining or instance.hindrance)
         and instance.capacity.fits(needs)
     ]
-    if any(_free(instance).fits(needs.on(instance.capacity)) for instance in able):
-        return None
+    roomy = [instance for instance in able if _free(instance).fits(needs.on(instance.capacity))]
+    if roomy:
+        return _kept(task, roomy)
     most = max(able, key=lambda instance: _free(instance).slots)
     if needs.exclusive:
         return f"waits to be alone on a machine (least in use: {most.name}, {most.used} of {most.capacity.slots} slots)"
@@ -170,6 +171,14 @@ def _no_room(task: Task, fleet: Fleet) -> str | None:
         if not any(_free(instance).fits(lack) for instance in wide):
             return f"waits for {text}{_most(lack, wide, free=True)}"
     return "waits for an instance that has all it needs free at the same time"
+
+
+def _kept(task: Task, roomy: Sequence[Instance]) -> str | None:
+    """`big-1 keeps its free slots for 8c1d2e3f`: all that have room keep it for a task in front of this one."""
+    if any(instance.keeps_for in (None, task.id) for instance in roomy):
+        return None
+    kept = [f"{one.name} keeps its free slots for {(one.keeps_for or '')[-8:]}" for one in roomy[:MOST_NAMED]]
+    return "; ".join(kept)
 
 
 def _placed(place: Place | None) -> str:

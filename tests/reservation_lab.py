@@ -50,6 +50,9 @@ class Span(NamedTuple):
         return self.end - self.begin
 
 
+NEVER = Span(0.0, 0.0)
+
+
 @dataclass(frozen=True)
 class Death:
     """An instance was killed while the wide task waited for the room it kept. expires: when its reservation did."""
@@ -65,7 +68,7 @@ class Story:
     """What was seen of one run. Spans by instance: when it kept room for a wide task, when it was up."""
 
     slots: Mapping[str, int]
-    fed: Span = Span(0.0, 0.0)  # narrow tasks always waited
+    fed: Span = NEVER  # narrow tasks always waited
     marks: Sequence[Mark] = ()
     wides: dict[str, Span] = field(default_factory=dict)  # by id: when each waited
     deaths: list[Death] = field(default_factory=list)

@@ -217,9 +217,11 @@ def _slots(session: Session) -> list[Check]:
 
     settings = session.settings
     cpus = usable_cpus()
-    count = f"{cpus}, one per usable CPU" if settings.slots is None else f"{settings.slots}, as set ({cpus} usable CPUs)"
+    slots = f"{cpus}, one per usable CPU"
+    if settings.slots is not None:
+        slots = f"{settings.slots}, as set ({cpus} usable CPUs)"
     units = [f"{count} {name}" for name, count in sorted(usable_resources(settings.resources).items())]
-    offered = [count, f"memory {format_size(settings.memory or usable_memory())}", *units, *settings.tags]
+    offered = [slots, f"memory {format_size(settings.memory or usable_memory())}", *units, *settings.tags]
     return [Check(name="slots", level=Level.OK, text="; ".join(offered))]
 
 

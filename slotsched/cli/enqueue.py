@@ -19,6 +19,8 @@ from slotsched.cli.text import ago, compact, moment, short, slot_count, span
 from slotsched.errors import UsageError
 
 if TYPE_CHECKING:
+    import datetime as dt
+
     from slotsched.client import Handle
     from slotsched.model import Job, Task, TaskRequest
 
@@ -100,12 +102,12 @@ def enqueue(
     assert job is not None
     found = session.client.job(job)
     request = session.client.request(found, _given(session, found, words, args), **options)
-    if due is not None and request.due_at is None:
-        say(f"{moment(due)} is past: it is due at once", color="yellow")
     if dry_run:
+        _warn_past(due, due is not None and due <= now())
         _show_request(found, request, output)
         return
     handle = session.client.submit(request)
+    _warn_past(due, handle.status == "pending" and not handle.existed)  # by the store's clock
     session.remember(handle.id)
     _show_handle(session, handle, found, request, output, waits=wait or follow)
     if wait or follow:
@@ -133,6 +135,11 @@ def _check_combination(
         raise UsageError("--key is for one task; give each line its own")
     if args == "-" and lines is not None and str(lines) == "-":
         raise UsageError("standard input cannot be both --args and --from-jsonl")
+
+
+def _warn_past(due: dt.datetime | None, is_past: bool) -> None:
+    if due is not None and is_past:
+        say(f"{moment(due)} is past: it is due at once", color="yellow")
 
 
 def _given(session: Session, job: Job | str | None, words: list[str] | None, args: str | None) -> dict[str, Any]:

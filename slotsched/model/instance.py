@@ -38,4 +38,5 @@ class Instance:
     containment: Mapping[str, Any] = field(default_factory=dict)
     free: Capacity | None = None
     hindrance: str | None = None  # why it claims nothing now although it is up, for people
+    keeps_for: str | None = None  # the id of the task that it keeps free slots for
     slots_wanted: int | None = None  # `instance slots NAME N`: what the instance should offer from now on

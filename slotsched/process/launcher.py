@@ -229,6 +229,8 @@ def _open_log(path: Path) -> BinaryIO:
 
 def _await_end(process: subprocess.Popen[bytes]) -> None:
     """Collect a spawner whose socket is closed; one that does not end (stopped) is killed."""
+    if process.poll() is not None:  # collected already: its pid may be anybody's
+        return
     pidfd = os.pidfd_open(process.pid)
     try:
         poller = select.poll()

@@ -206,6 +206,7 @@ class Claimer:
     def _reserve(self, hold: Hold | None) -> None:
         """Write, renew or give back the hint that this instance keeps slots for a wide task."""
         store, engine = self._engine.store, self._engine
+        engine.keeps_for = None if hold is None else hold.id
         if self._reserved is not None and (hold is None or hold.id != self._reserved.id):
             store.queue.unreserve(self._reserved.id, engine.identity.id)
             self._reserved = None

@@ -109,7 +109,6 @@ class Finisher:
         run.settle()
         self._on_settled(run)
 
-
     def _is_cared_for(self, run: Run) -> bool:
         """A log that nobody but us has is ours to upload. In a copied directory the original's owner goes on with it:
         part of a log must not take the place of the whole.

@@ -73,6 +73,7 @@ class Engine:
     used_slots: int = 0
     running: int = 0
     free: Capacity | None = None
+    keeps_for: str | None = None  # the task that slots are kept free for
     server_offset: float | None = None  # the store's clock (epoch seconds) minus CLOCK_BOOTTIME
     # Claim tokens whose fate the store has not told yet, with the ledger's holders that keep their slots.
     unsettled: dict[str, list[str]] = field(default_factory=dict)

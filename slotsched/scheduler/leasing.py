@@ -18,7 +18,7 @@ RENEWALS_PER_LEASE = 6
 TIMEOUT_SHARE = 0.3
 # Of the pause between renewals, while no server is known: the driver tries to connect twice a second as long as
 # somebody waits for it, and a store that is away for long is to be asked less than once a second.
-SEARCH_SHARE = 0.4
+SEARCH_SHARE = 0.2
 LONGEST_TURN_SECONDS = 30.0  # or the lease, where that is shorter; a loop that takes longer is taken to hang
 
 
@@ -62,6 +62,7 @@ class LeaseKeeper(threading.Thread):
                 capacity=engine.ledger.capacity,
                 free=engine.free,
                 hindrance=engine.fitness.hindrance,
+                keeps_for=engine.keeps_for,
                 timeout=self._patience(),
             )
         except StoreError as error:

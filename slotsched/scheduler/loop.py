@@ -54,6 +54,8 @@ STRAYS_SECONDS = 60.0
 # The loop's own pulse: without a store, the supervisors end their tasks once it is older than a third of the lease.
 LONGEST_SLEEP_SECONDS = 1.0
 LONGEST_SLEEP_SHARE = 1 / 12  # of the lease, where that is shorter; a call to the store may take a sixth on top
+# Of the lease, between tries to reach a store that does not answer: for each the driver connects twice a second.
+REST_SHARE = 0.25
 
 
 class Ended(Enum):
@@ -109,12 +111,14 @@ class Loop:
         self._resolve = Duty("resolve", self._run_resolve, POLL_SECONDS)
         self._fire = Duty("fire", self._run_fire, POLL_SECONDS)
         # Not put to rest with the store: after being fenced no renewal is there to hear it answer again.
-        self._register = Duty("register", self._run_register, POLL_SECONDS, needs_store=False)
+        again = 2 * REST_SHARE * self._engine.settings.lease  # the try itself counts, and may take half of it
+        self._register = Duty("register", self._run_register, again, needs_store=False)
         self._launches = Duty("launches", self._supervision.run_once, POLL_SECONDS, needs_store=False)
         # A random first time, so that instances started together do not prune together.
         first_prune = self._engine.now() + PRUNE_SECONDS * random.random()
         prune = Duty("prune", Pruner(self._engine).run_once, PRUNE_SECONDS, urgent=False, next_at=first_prune)
         strays = Duty("strays", self._engine.store.queue.quarantine_strays, STRAYS_SECONDS, urgent=False)
+        leaks = Duty("leaks", self._engine.store.permits.free_strays, STRAYS_SECONDS, urgent=False)
         misfits = Duty("misfits", self._engine.store.firing.quarantine_strays, STRAYS_SECONDS, urgent=False)
         forsaken = Duty("forsaken", self._resolver.end_strays, STRAYS_SECONDS, urgent=False)
         self._timetable = Timetable(
@@ -132,6 +136,7 @@ class Loop:
                 self._launches,
                 prune,
                 strays,
+                leaks,
                 forsaken,
                 misfits,
             ],
@@ -162,9 +167,7 @@ class Loop:
                 recovered = self._recovery.run_once()
             except StoreUnreachable as error:
                 engine.log.warning("waiting for the store", why=str(error))
-                engine.tick()
-                self._select(self._pulse)
-                self._read_inbox()
+                self._rest(REST_SHARE * engine.settings.lease)
                 continue
             self._begin_lease(recovered.nonce)
             engine.log.info(
@@ -176,6 +179,14 @@ class Loop:
             )
             return True
         return False
+
+    def _rest(self, seconds: float) -> None:
+        """Let the supervisors see that this loop turns, and hear signals, while nothing else can be done."""
+        until = self._engine.now() + seconds
+        while not self._engine.draining and (left := until - self._engine.now()) > 0:
+            self._engine.tick()
+            self._select(min(self._pulse, left))
+            self._read_inbox()
 
     def _begin_lease(self, nonce: str) -> None:
         if self._lease is not None:

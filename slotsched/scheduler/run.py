@@ -137,6 +137,7 @@ class Run:
         """The script never started and never will under this claim."""
         self.phase, self.outcome = Phase.ENDED, None
 
+    @failpoint("settle_run")
     def settle(self) -> None:
         """Remember beyond a restart that the store knows this end: only the log is left to be uploaded."""
         with contextlib.suppress(OSError):  # then a next scheduler tells the store again, which changes nothing

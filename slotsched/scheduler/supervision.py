@@ -188,7 +188,7 @@ class Supervision:
         engine = self._engine
         try:
             self.start_spawner()
-        except (SpawnerGone, ContainmentUnavailable) as error:
+        except (SpawnerGone, ContainmentUnavailable, OSError) as error:
             engine.log.warning("no spawner; nothing is started", why=str(error))
             self._spawner_died()
             return

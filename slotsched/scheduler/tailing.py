@@ -60,7 +60,8 @@ class Tailer(threading.Thread):
 
     def run(self) -> None:
         while not self._stopping.wait(PAUSE_SECONDS):
-            self.run_once()
+            if self._engine.health.up:  # else the lease thread asks the store for all of us
+                self.run_once()
 
     def run_once(self) -> int:
         """One pass over all tails; returns how many bytes were shipped. A store that is away ends the pass quietly."""

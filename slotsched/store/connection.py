@@ -6,13 +6,14 @@ import datetime as dt
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
+import pymongo
 from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import MongoClient, ReadPreference
 from pymongo import errors as driver
@@ -31,6 +32,7 @@ T = TypeVar("T")
 OLDEST_WIRE_VERSION = 13  # MongoDB 5.0: before it, names that begin with $ cannot be stored as data
 APP_NAME = "slotsched"
 ABANDONED_SECONDS = 5.0  # without a sign of life in a transaction, whose commands follow within milliseconds
+GIVE_UP_SECONDS = 1.0  # for the word that a transaction is given up
 CLOCK_REFRESH_SECONDS = 30.0
 _NO_CHANGE_STREAMS = (13, 59, 115, 40573)  # not allowed to this user, not known to this server
 _LOOPBACK = ("127.", "localhost", "[::1]", "::1")
@@ -85,7 +87,7 @@ class Connection:
 
     @property
     def knows_primary(self) -> bool:
-        """Whether a call would be sent at once; if not, it first waits for a server, and that costs two tries a second."""
+        """Whether a call would be sent at once. If not it waits for a server, which the driver tries twice a second."""
         return self._client.topology_description.has_writable_server()
 
     def collection(self, name: str) -> Collection[Document]:
@@ -102,13 +104,19 @@ class Connection:
         It is run again, all within the one deadline, while other transactions are in its way. An error in it leaves
         nothing behind. Raises StoreUnreachable where nobody can tell whether it was committed.
         """
-        with self.guard(timeout), self._client.start_session() as session:
-            return session.with_transaction(
-                work,
-                read_concern=ReadConcern("snapshot"),
-                write_concern=WriteConcern(w="majority", j=True),
-                read_preference=ReadPreference.PRIMARY,
-            )
+        try:
+            with self._session() as session, self.guard(timeout):
+                return session.with_transaction(
+                    work,
+                    read_concern=ReadConcern("snapshot"),
+                    write_concern=WriteConcern(w="majority", j=True),
+                    read_preference=ReadPreference.PRIMARY,
+                )
+        except errors.StoreUnreachable as error:
+            if isinstance(error.__cause__, driver.OperationFailure):  # answered, and somebody was in the way all along
+                with suppress(errors.StoreError):
+                    self.free_locks()
+            raise
 
     def attempt(self, work: Callable[[ClientSession], T]) -> T:
         """Like `transaction`, but once. Raises Contended where another transaction is in its way, without waiting.
@@ -116,7 +124,7 @@ class Connection:
         For what can be left to the next pass: a process that was killed between its transaction's writes and their
         commit keeps its documents locked for the server's `transactionLifetimeLimitSeconds` (60 unless set).
         """
-        with self.guard(), self._client.start_session() as session:
+        with self._session() as session, self.guard():
             try:
                 with session.start_transaction(
                     read_concern=ReadConcern("snapshot"), write_concern=WriteConcern(w="majority", j=True)
@@ -125,6 +133,20 @@ class Connection:
             except driver.OperationFailure as error:
                 if error.has_error_label("TransientTransactionError"):
                     raise Contended from error
+                raise
+
+    @contextmanager
+    def _session(self) -> Iterator[ClientSession]:
+        """One in whose transaction an answer that did not come leaves nothing locked, as far as the store hears of it.
+
+        The driver would abort the transaction within the deadline that is over by then, and so not at all.
+        """
+        with self._client.start_session() as session:
+            try:
+                yield session
+            except errors.StoreUnreachable:
+                with suppress(driver.PyMongoError), pymongo.timeout(min(self.timeout, GIVE_UP_SECONDS)):
+                    self._client["admin"].command("killSessions", [{"id": session.session_id["id"]}])
                 raise
 
     def free_locks(self) -> int:

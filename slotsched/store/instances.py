@@ -60,12 +60,13 @@ class Instances:
         capacity: Capacity | None = None,
         free: Capacity | None = None,
         hindrance: str | None = None,
+        keeps_for: str | None = None,
         timeout: float | None = None,
     ) -> Instance | None:
         """Puts a new nonce where one of `nonces` (acknowledged .. sent) is; None: this instance is fenced.
 
         draining: whether it ends by itself. capacity: where it has changed. free: what is left of it. hindrance: why
-        it claims nothing now. timeout: at most 0.3 of the lease.
+        it claims nothing now. keeps_for: the task that it keeps slots for. timeout: at most 0.3 of the lease.
         The answer carries what people set meanwhile (`draining`, `slots_wanted`).
         """
         fields: Document = {
@@ -74,6 +75,7 @@ class Instances:
             "running": running,
             "leaving": draining,
             "hindrance": {"$literal": hindrance},
+            "keeps_for": {"$literal": keeps_for},
             "renewed_at": "$$NOW",
         }
         if capacity is not None:
@@ -273,6 +275,7 @@ def read_instance(document: Mapping[str, Any]) -> Instance:
         version=instance.text("version"),
         containment=instance.mapping("containment") if instance.has("containment") else {},
         hindrance=instance.maybe_text("hindrance"),
+        keeps_for=instance.maybe_text("keeps_for"),
         slots_wanted=instance.maybe_count("slots_wanted", least=1),
     )
 

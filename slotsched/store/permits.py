@@ -77,6 +77,15 @@ class Permits:
                 left, won = [*refused, *without], won + claimed
             return self._queue.claimed(token) if won else []
 
+    def free_strays(self) -> int:
+        """Takes the permits of tasks that do not run, which somebody changed by hand: nobody else ever would. How many.
+
+        Index `permits`, as many documents as there are tasks that hold one.
+        """
+        strays = {"permits": {"$exists": True}, "status": {"$ne": Status.RUNNING.value}}
+        with self._connection.guard():
+            return self._tasks.update_many(strays, {"$unset": {"permits": ""}}, hint="permits").modified_count
+
     def _held(self, permits: Sequence[str]) -> list[str]:
         # Named one by one the permits are exact bounds, so that keys answer; a range would fetch each document.
         found = self._tasks.find({"permits": {"$in": permits}}, return_key=True).hint("permits")

@@ -72,7 +72,9 @@ def kill_scheduler(instance: InstanceProcess, *, spawner: bool = False) -> float
 # --- SIGTERM ----------------------------------------------------------------------------------------
 
 
-def test_sigterm_finishes_what_runs_claims_nothing_more_and_leaves_nothing_behind(fleet: Fleet) -> None:
+def test_sigterm_finishes_what_runs_claims_nothing_more_and_leaves_nothing_behind(
+    fleet: Fleet, figure: Figures
+) -> None:
     instance = fleet.start("leaver", slots=1)
     running = fleet.client.enqueue("work", {"seconds": 2}).id
     fleet.witness.wait_for("start", running)
@@ -84,12 +86,13 @@ def test_sigterm_finishes_what_runs_claims_nothing_more_and_leaves_nothing_behin
     assert [mark.event for mark in fleet.witness.marks()] == ["start", "end"]
     assert fleet.client.get(running).status == "completed"
     assert fleet.client.get(waiting).status == "pending"
+    figure("F05", "starts after SIGTERM", len(fleet.witness.starts(waiting)), "", exactly=0)
     assert uploaded_log(fleet, running, seconds=0)
     assert list((instance.state_dir / "runs").iterdir()) == []
     assert fleet.client.store.instances.live() == []
 
 
-def test_what_outlasts_the_drain_limit_is_ended_and_recorded(fleet: Fleet) -> None:
+def test_what_outlasts_the_drain_limit_is_ended_and_recorded(fleet: Fleet, figure: Figures) -> None:
     instance = fleet.start("limited", drain_timeout="1s")
     gentle = fleet.client.enqueue("work", {"seconds": 60}).id
     stubborn = fleet.client.enqueue("stubborn", {"stay": True}).id
@@ -99,14 +102,16 @@ def test_what_outlasts_the_drain_limit_is_ended_and_recorded(fleet: Fleet) -> No
     begun = boottime()
 
     assert instance.process.wait(20) == 0
-    assert boottime() - begun < 1.0 + GRACE_SECONDS + 2.0
+    figure(
+        "F05", "SIGTERM: ended after the drain limit and grace", boottime() - begun - 1.0 - GRACE_SECONDS, at_most=2.0
+    )
     for task in (gentle, stubborn):
         assert processes_of(task) == set()
         ended = fleet.client.get(task)
         assert (ended.status, ended.reason) == ("failed", "shutdown")
 
 
-def test_a_second_sigterm_ends_at_once_and_cleanly(fleet: Fleet) -> None:
+def test_a_second_sigterm_ends_at_once_and_cleanly(fleet: Fleet, figure: Figures) -> None:
     instance = fleet.start("hasty")
     tasks = [fleet.client.enqueue("work", {"seconds": 60}).id, fleet.client.enqueue("stubborn", {"stay": True}).id]
     for task in tasks:
@@ -117,7 +122,7 @@ def test_a_second_sigterm_ends_at_once_and_cleanly(fleet: Fleet) -> None:
     begun = boottime()
 
     assert instance.process.wait(20) == 0
-    assert boottime() - begun < 3.0
+    figure("F05", "second SIGTERM: ended", boottime() - begun, at_most=3.0)
     for task in tasks:
         assert processes_of(task) == set()
         ended = fleet.client.get(task)

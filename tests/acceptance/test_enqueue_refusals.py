@@ -1,4 +1,7 @@
-"""What enqueue refuses: in one clear sentence, with the right exit code, and with nothing stored."""
+"""What enqueue refuses: in one clear sentence, with the right exit code, and with nothing stored.
+
+F25: arguments that are not what they seem. F26: job names that lead out of the jobs folder.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from typing import Any
 import pymongo
 import pytest
 from bson import ObjectId
+from figures import Figures
 from fleet import JOBS, Fleet, FleetMaker, until
 
 from slotsched.client import Client
@@ -118,6 +122,16 @@ def test_a_mistake_is_refused_in_one_sentence(answers: Answers, name: str) -> No
     assert answers.after == answers.before, "nothing was stored"
 
 
+UNSTORABLE = [name for name, mistake in MISTAKES.items() if mistake.words[0:1] == ("anything",)]
+
+
+def test_what_cannot_be_stored_is_one_clear_error_each(answers: Answers, figure: Figures) -> None:
+    figure("F25", "arguments that cannot be stored, each one clear error", len(UNSTORABLE), "")
+    figure("F25", "tasks stored by them", answers.after - answers.before, "", exactly=0)
+    said = {answers.by_name[name].stderr for name in UNSTORABLE}
+    assert len(said) == len(UNSTORABLE), "each says what is wrong with it"
+
+
 # --- keys -------------------------------------------------------------------------------------------
 
 
@@ -196,13 +210,14 @@ OPERATORS = {
 }
 
 
-def test_operators_and_dots_in_arguments_are_stored_and_read_as_data(shared: Fleet) -> None:
+def test_operators_and_dots_in_arguments_are_stored_and_read_as_data(shared: Fleet, figure: Figures) -> None:
     task = shared.cli("enqueue", "anything", "--args", json.dumps(OPERATORS)).stdout.strip()
     ended = shared.client.wait([task], 20)[0]
 
     assert (ended.status, ended.message) == ("completed", None)
     assert ended.result == {"given": OPERATORS}
     assert shared.task(task)["args"] == OPERATORS
+    figure("F25", "arguments with operators, dots and no name, stored and read as data", len(OPERATORS), "")
 
 
 # --- job names that are paths -----------------------------------------------------------------------
@@ -217,7 +232,7 @@ def outside(tmp_path: Path) -> Path:
 
 
 def test_names_that_lead_out_of_the_folder_are_refused_at_enqueue(
-    make_fleet: FleetMaker, mongo_client: Mongo, tmp_path: Path, outside: Path
+    make_fleet: FleetMaker, mongo_client: Mongo, tmp_path: Path, outside: Path, figure: Figures
 ) -> None:
     jobs = copied_jobs(tmp_path / "jobs")
     (jobs / "linked.py").symlink_to(outside)
@@ -240,11 +255,12 @@ def test_names_that_lead_out_of_the_folder_are_refused_at_enqueue(
         *sentences, summary = report.splitlines()
         assert [line.split(":")[0] for line in sentences] == [f"line {number}" for number in range(1, len(names) + 1)]
         assert summary == f"{len(names)} of {len(names)} lines refused, nothing was stored"
+        figure("F26", "names that lead out of the jobs folder, refused at enqueue", len(names), "")
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_name_that_leads_out_of_the_folder_is_never_started(
-    make_fleet: FleetMaker, mongo_client: Mongo, tmp_path: Path, outside: Path
+    make_fleet: FleetMaker, mongo_client: Mongo, tmp_path: Path, outside: Path, figure: Figures
 ) -> None:
     """Put into the queue behind the back of enqueue: a well-formed document, and one whose lane names another job."""
     jobs = copied_jobs(tmp_path / "jobs")
@@ -269,7 +285,8 @@ def test_a_name_that_leads_out_of_the_folder_is_never_started(
             assert fleet.client.get(task).status == "pending"
             assert "is on no instance that is up" in fleet.client.why(task)
         assert fleet.client.wait([fleet.client.enqueue("work").id], 20)[0].status == "completed"
-    assert not (tmp_path / "ran").exists()
+        figure("F26", "the same put into the queue by hand, refused at start", len(forged) + len(honest), "")
+    figure("F26", "of them run", int((tmp_path / "ran").exists()), "", exactly=0)
 
 
 def test_a_script_that_became_a_link_out_of_the_folder_is_refused_at_start(

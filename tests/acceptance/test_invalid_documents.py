@@ -1,4 +1,7 @@
-"""Documents that no slotsched wrote, in every collection: set aside with a reason, while everything else goes on."""
+"""F24: documents that no slotsched wrote, in every collection: set aside with a reason, while everything else goes on.
+
+Tasks, schedules, instances, catalogs, tails, and what limits and start rates go by.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from typing import Any
 import pymongo
 import pytest
 from bson import Int64, ObjectId
-from fleet import Fleet, until
+from figures import Figures
+from fleet import Fleet, FleetMaker, InstanceProcess, until
 
 Mongo = pymongo.MongoClient[dict[str, Any]]
 Document = dict[str, Any]
@@ -82,9 +86,9 @@ STRANGERS: list[Document] = [
 ]
 
 
-def sound(fleet: Fleet, tasks: Any) -> Document:
+def sound(fleet: Fleet, tasks: Any, job: str = "work") -> Document:
     """A task's document as enqueue writes it, taken out of the store again."""
-    task = ObjectId(fleet.client.enqueue("work", in_=3600).id)
+    task = ObjectId(fleet.client.enqueue(job, in_=3600).id)
     found: Document | None = tasks.find_one_and_delete({"_id": task})
     assert found is not None
     return found | {"status": "pending"}
@@ -105,12 +109,19 @@ def damaged(template: Document, change: Change) -> Document:
     return task
 
 
+def errors_of(instance: InstanceProcess) -> int:
+    """Lines of its log that tell of a duty that failed."""
+    return sum(line["level"] >= 50 for line in instance.log())
+
+
 @pytest.fixture
 def tasks(fleet: Fleet, mongo_client: Mongo) -> Any:
     return mongo_client[fleet.settings["database"]]["tasks"]
 
 
-def test_tasks_that_cannot_be_read_fail_as_invalid_with_a_reason_and_the_others_run(fleet: Fleet, tasks: Any) -> None:
+def test_tasks_that_cannot_be_read_fail_as_invalid_with_a_reason_and_the_others_run(
+    fleet: Fleet, tasks: Any, figure: Figures
+) -> None:
     template = sound(fleet, tasks)
     bad = {what: damaged(template, change) for what, change in {**PENDING, **ELSEWHERE}.items()}
     mended = {what: damaged(template, change) for what, change in MENDED.items()}
@@ -127,12 +138,13 @@ def test_tasks_that_cannot_be_read_fail_as_invalid_with_a_reason_and_the_others_
         return [what for what, one in bad.items() if found[one["_id"]].get("status") != "failed"]
 
     until(lambda: not open_still() or None, seconds=15, what=f"all to be set aside, still open: {open_still()}")
+    figure("F24", "tasks at fault in as many ways: set aside with a reason", len(bad), "")
     for what, one in bad.items():
         ended = tasks.find_one({"_id": one["_id"]})
         assert ended["reason"] == "invalid", (what, ended)
         assert ended["message"], what
     assert instance.process.poll() is None
-    assert not [line for line in instance.log() if line["level"] >= 50], "no traceback, no error"
+    figure("F24", "errors where tasks are nonsense", errors_of(instance), "", exactly=0)
     _everything_can_be_shown(fleet, [str(one["_id"]) for one in bad.values()][:3])
 
 
@@ -147,7 +159,9 @@ def _everything_can_be_shown(fleet: Fleet, ids: list[str]) -> None:
     assert fleet.cli("task", "show", ids[2], check=False).returncode == 3
 
 
-def test_other_collections_full_of_nonsense_are_in_nobodys_way(fleet: Fleet, mongo_client: Mongo, tasks: Any) -> None:
+def test_other_collections_full_of_nonsense_are_in_nobodys_way(
+    fleet: Fleet, mongo_client: Mongo, tasks: Any, figure: Figures
+) -> None:
     database = mongo_client[fleet.settings["database"]]
     fleet.client.store.init()
     database["instances"].insert_many(
@@ -193,7 +207,7 @@ def test_other_collections_full_of_nonsense_are_in_nobodys_way(fleet: Fleet, mon
         assert "Traceback" not in fleet.cli(*words, check=words[0] != "doctor").stderr
     instances = fleet.cli("instance", "ls").stdout
     assert "sane" in instances
-    assert not [line for line in instance.log() if line["level"] >= 50]
+    figure("F24", "errors where instances, jobs, tails are nonsense", errors_of(instance), "", exactly=0)
     assert instance.stop() == 0
 
 
@@ -216,3 +230,121 @@ def test_tasks_of_instances_that_cannot_be_read_are_not_running_for_ever(
     for ended in fleet.client.wait([str(orphan["_id"]) for orphan in orphans], 20):
         assert ended.status == "failed"
         assert ended.message
+
+
+# --- schedules --------------------------------------------------------------------------------------
+
+# What to do to a sound schedule that is due now, and what must be said of it.
+SCHEDULES: dict[str, Change] = {
+    "cron of minute 61": lambda one: one.update(cron=["61 * * * *"], every=None),
+    "cron a number": lambda one: one.update(cron=61, every=None),
+    "cron that never comes": lambda one: one.update(cron=["0 0 31 2 *"], every=None),
+    "every -1": lambda one: one.update(every=-1.0),
+    "every NaN": lambda one: one.update(every=math.nan),
+    "every 1e300": lambda one: one.update(every=1e300),
+    "every a text": lambda one: one.update(every="1h"),
+    "every 0": lambda one: one.update(every=0.0),
+    "no trigger": lambda one: one.pop("every"),
+    "after another, and due": lambda one: one.update(after=["good 0"], every=None),
+    "no next_nominal_at": lambda one: one.pop("next_nominal_at"),
+    "zone unknown": lambda one: one.update(cron=["* * * * *"], every=None, timezone="Mars/Olympus"),
+    "no job": lambda one: one.pop("job"),
+    "job a number": lambda one: one.update(job=7),
+    "args a list": lambda one: one.update(args=[1]),
+    "slots -1": lambda one: one.update(overrides={"slots": -1}),
+    "slots NaN": lambda one: one.update(overrides={"slots": math.nan}),
+    "slots 1e300": lambda one: one.update(overrides={"slots": 1e300}),
+    "max_time -1": lambda one: one.update(overrides={"max_time": -1}),
+    "jitter a text": lambda one: one.update(jitter="much"),
+    "overlap unknown": lambda one: one.update(overlap="sometimes"),
+    "catch_up a number": lambda one: one.update(catch_up=3),
+    "max_runs 0": lambda one: one.update(max_runs=0),
+    "priority a text": lambda one: one.update(priority="high"),
+    "next_at a text": lambda one: one.update(next_at="soon"),
+    "next_at NaN": lambda one: one.update(next_at=math.nan),
+    "rev a text": lambda one: one.update(rev="first"),
+    "no rev": lambda one: one.pop("rev"),
+    "live a number": lambda one: one.update(live=3),
+    "live of numbers": lambda one: one.update(live=[3, None]),
+    "counters a text": lambda one: one.update(counters="many"),
+    "source a text": lambda one: one.update(source="hand"),
+    "start_at a text": lambda one: one.update(start_at="tomorrow"),
+}
+
+
+def test_schedules_that_cannot_be_used_are_broken_with_a_reason_and_the_others_fire(
+    fleet: Fleet, mongo_client: Mongo, figure: Figures
+) -> None:
+    schedules = mongo_client[fleet.settings["database"]]["schedules"]
+    fleet.client.schedules.add("work", name="template", every="1h")
+    template = schedules.find_one_and_delete({"_id": "template"})
+    assert template is not None
+    now = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=5)
+    due = template | {"next_at": now, "next_nominal_at": now, "anchor_at": now}
+    for what, change in SCHEDULES.items():
+        damaged_one = due | {"_id": what}
+        change(damaged_one)
+        schedules.insert_one({name: value for name, value in damaged_one.items() if value is not None})
+    schedules.insert_many(
+        [{"_id": 5, "status": "active"}, {"_id": "none"}, {"_id": "odd", "status": 7, "next_at": now}]
+    )
+    good = [f"good {number}" for number in range(3)]
+    schedules.insert_many([due | {"_id": name} for name in good])
+    instance = fleet.start("sane")
+
+    def still_active() -> list[str]:
+        return [str(one["_id"]) for one in schedules.find({"_id": {"$in": list(SCHEDULES)}, "status": "active"})]
+
+    until(lambda: not still_active(), seconds=15, what="all to be put aside")
+    for one in schedules.find({"_id": {"$in": list(SCHEDULES)}}):
+        assert one["status"] == "broken", one
+        assert one["why"], one["_id"]
+    figure("F24", "schedules at fault in as many ways: broken with a reason", len(SCHEDULES), "")
+    tasks = mongo_client[fleet.settings["database"]]["tasks"]
+    fired = until(lambda: sorted(t["schedule"] for t in tasks.find({"status": "completed"})) == good, what="the others")
+    assert fired
+    assert {task["schedule"] for task in tasks.find({})} == set(good), "none of the bad ones fired"
+    figure("F24", "errors where schedules are nonsense", errors_of(instance), "", exactly=0)
+
+    listed = {one["name"]: one for one in json.loads(fleet.cli("schedule", "ls", "-o", "json").stdout)}
+    assert set(SCHEDULES) | set(good) <= set(listed)
+    for words in (["schedule", "ls"], ["schedule", "show", "slots NaN"], ["schedule", "show", "odd"], ["doctor"]):
+        assert "Traceback" not in fleet.cli(*words, check=words[0] != "doctor").stderr
+    fleet.cli("schedule", "rm", "slots NaN")
+    assert "slots NaN" not in {one.name for one in fleet.client.schedules.find()}
+
+
+# --- limits and start rates -------------------------------------------------------------------------
+LIMITED = """
+# /// script
+# [tool.slotsched]
+# concurrency = 1
+# rate = "20/s"
+# ///
+"""
+
+
+def test_what_limits_and_rates_go_by_being_nonsense_holds_up_nothing(
+    make_fleet: FleetMaker, mongo_client: Mongo, tmp_path_factory: pytest.TempPathFactory, figure: Figures
+) -> None:
+    """Rates of wrong types, and permits that are none or that what has ended still has, by somebody's hand."""
+    jobs = tmp_path_factory.mktemp("jobs")
+    (jobs / "limited.py").write_text(f'{LIMITED}\nprint("ran")\n')
+    with make_fleet(jobs=jobs) as fleet:
+        database = mongo_client[fleet.settings["database"]]
+        template = sound(fleet, database["tasks"], "limited")
+        nonsense = [
+            {"_id": "limited", "starts": ["soon", math.nan, None], "claims": [5, {"until": "x"}, {"token": 3}, []]},
+            {"_id": 5, "starts": 7},
+            {"_id": "work", "claims": {"a": 1}},
+        ]
+        database["rates"].insert_many(nonsense)
+        permits: list[Any] = ["job:limited#0", 5, {"a": 1}, ["job:limited#x", None, 7], []]
+        ended = [template | {"_id": ObjectId(), "status": "completed", "permits": some} for some in permits]
+        database["tasks"].insert_many(ended)
+        instance = fleet.start("sane")
+        found = fleet.client.wait([fleet.client.enqueue("limited").id for _ in range(3)], 20)
+        assert [task.status for task in found] == ["completed"] * 3
+        figure("F24", "tasks under a limit and a rate whose documents are nonsense: run", len(found), "")
+        assert "Traceback" not in fleet.cli("job", "ls").stderr
+        figure("F24", "errors where limits and rates are nonsense", errors_of(instance), "", exactly=0)

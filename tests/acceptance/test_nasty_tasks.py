@@ -20,28 +20,26 @@ Record = Callable[[str, object], None]
 
 MEGABYTE = 1 << 20
 DEAD_WITHIN_SECONDS = 1.0
-MEMORY_GROWTH = 50 * MEGABYTE
 
 
 # --- processes that will not die --------------------------------------------------------------------
 
 
-def test_daemons_that_a_normal_exit_left_behind_die_within_a_second(shared: Fleet, record_property: Record) -> None:
+def test_daemons_that_a_normal_exit_left_behind_die_within_a_second(shared: Fleet, figure: Figures) -> None:
     task = shared.client.enqueue("stubborn").id
     shared.witness.wait_for("start", task)
     most = _most_processes(task)
     ended = shared.witness.wait_for("end", task).at
     dead = _dead_at(task)
 
-    record_property("seconds", dead - ended)
     assert most > 1, "the daemons never ran, so the test proves nothing"
-    assert dead - ended < DEAD_WITHIN_SECONDS
+    figure("F12", "tree dead after a normal exit", dead - ended, at_most=DEAD_WITHIN_SECONDS)
     assert shared.client.wait([task], 10)[0].status == "completed"
     assert processes_of(task) == set()
 
 
 def test_a_killed_tree_that_forks_on_and_ignores_sigterm_is_dead_within_a_second(
-    shared: Fleet, record_property: Record
+    shared: Fleet, figure: Figures
 ) -> None:
     task = shared.enqueue("stubborn", "stay=true")
     shared.witness.wait_for("start", task)
@@ -50,8 +48,7 @@ def test_a_killed_tree_that_forks_on_and_ignores_sigterm_is_dead_within_a_second
     shared.client.store.tasks.cancel(task, by="the test", kill=True)
     dead = _dead_at(task)
 
-    record_property("seconds", dead - killed)
-    assert dead - killed < DEAD_WITHIN_SECONDS
+    figure("F12", "tree dead after cancel --kill", dead - killed, at_most=DEAD_WITHIN_SECONDS)
     assert shared.client.wait([task], 10)[0].status == "canceled"
     after = shared.enqueue("work")
     assert shared.client.wait([after], 10)[0].status == "completed"
@@ -84,7 +81,7 @@ def small_logs(make_fleet: FleetMaker) -> Iterator[Fleet]:
 
 
 def test_a_gigabyte_without_a_newline_costs_no_memory_and_is_cut_with_a_marker(
-    small_logs: Fleet, record_property: Record
+    small_logs: Fleet, record_property: Record, figure: Figures
 ) -> None:
     fleet, instance = small_logs, small_logs.instances[0]
     fleet.client.wait([fleet.enqueue("flood", "megabytes=1")], 20)  # whatever is loaded once is loaded now
@@ -100,9 +97,13 @@ def test_a_gigabyte_without_a_newline_costs_no_memory_and_is_cut_with_a_marker(
     record_property("before", before)
     record_property("peaks", peaks)
     assert fleet.client.get(task).status == "completed"
-    assert peaks["scheduler"] - before["scheduler"] < MEMORY_GROWTH, (before, peaks)
-    assert 0 < peaks["supervisor"] < MEMORY_GROWTH, peaks
-    assert peaks["spawner"] < MEMORY_GROWTH, peaks
+    growth = {
+        "scheduler": peaks["scheduler"] - before["scheduler"],
+        **{who: peaks[who] for who in ("supervisor", "spawner")},
+    }
+    assert growth["supervisor"] > 0
+    for who, grown in growth.items():
+        figure("F13", f"1 GB without a newline: memory of the {who}", grown / MEGABYTE, "MiB", at_most=50)
 
     log = fleet.client.get(task).attempts[-1].log
     assert log is not None
@@ -180,7 +181,7 @@ def test_ten_megabytes_of_random_bytes_come_back_identical(
 # --- curiosity --------------------------------------------------------------------------------------
 
 
-def test_a_task_sees_none_of_the_schedulers_secrets(fleet: Fleet) -> None:
+def test_a_task_sees_none_of_the_schedulers_secrets(fleet: Fleet, figure: Figures) -> None:
     secrets = {"AWS_SECRET_ACCESS_KEY": "open-sesame-1", "MY_TOKEN": "open-sesame-2", "SLOTSCHED_S3_REGION": "sesame-3"}
     fleet.start("keeper", environ={**secrets, "LANG": "C.UTF-8"})
     task = fleet.enqueue("snoop")
@@ -189,7 +190,7 @@ def test_a_task_sees_none_of_the_schedulers_secrets(fleet: Fleet) -> None:
     seen = ended.result
     assert len(seen["others"]) >= 1, "it could not even look"
 
-    assert "sesame" not in json.dumps(seen)
+    figure("F35", "secrets of the scheduler that a task found", json.dumps(seen).count("sesame"), "", exactly=0)
     assert fleet.settings["mongodb_uri"] not in json.dumps(seen)
     assert [name for name in seen["environ"] if name.startswith("SLOTSCHED_") and "_TASK_" not in name] == []
     assert seen["environ"]["MINE"] == "given by the job file"

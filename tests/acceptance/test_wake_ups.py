@@ -1,4 +1,4 @@
-"""Work that fits and is due starts within one wake-up: an event of the change stream, or where there is none, a poll."""
+"""Work that fits and is due starts within one wake-up: an event of the change stream, or without one a poll."""
 
 from __future__ import annotations
 

@@ -169,3 +169,19 @@ def test_a_restarted_instance_keeps_its_promise(fleet: Fleet) -> None:
         assert start.instance == "large"
         assert start.at - up < MAX_SECONDS + 2 * POLL_SECONDS
     assert len(fleet.witness.starts(wide)) == 1
+
+
+def test_why_names_the_task_that_free_slots_are_kept_for(fleet: Fleet) -> None:
+    """And of that task, where and from when on it is reserved."""
+    fleet.start("big", slots=3)
+    line = {"job": "tick", "args": {"seconds": 30}, "max_time": 60}
+    first = fleet.client.enqueue_many([line])[0].id
+    fleet.witness.wait_for("start", first)
+    wide = fleet.client.enqueue_many([line | {"slots": 3}])[0].id
+    narrow = fleet.client.enqueue_many([line | {"max_time": 90}])[0].id  # longer than the one that runs
+    said = f"big keeps its free slots for {wide[-8:]}"
+    until(lambda: fleet.client.why(narrow) == said, what=f"the reason, not {fleet.client.why(narrow)}")
+    why = fleet.client.why(wide)
+    assert why.startswith("no instance has 3 free slots (most free: 2 on big); reserved on big from ")
+    assert said in fleet.cli("ps").stdout
+    fleet.cli("kill", first, wide, narrow)

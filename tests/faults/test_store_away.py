@@ -20,7 +20,8 @@ from replica_set import ReplicaSet
 
 from slotsched.embedded import Mongod
 
-AWAY_SECONDS = 12.0  # two and more renewals of the default lease
+UNDER_WAY_SECONDS = 5.5  # calls that others had begun before the loop noticed: each still waits for its timeout
+AWAY_SECONDS = 12.0  # two renewals of the default lease; a try and a rest of an instance that starts
 OUTAGE_SECONDS = 600.0
 
 
@@ -60,8 +61,8 @@ class CountingProxy(FaultProxy):
         return sum(at > since for at in self.connected) / (time.monotonic() - since)
 
 
-@pytest.fixture
-def proxy(mongod: Mongod) -> Iterator[CountingProxy]:
+@contextmanager
+def counting_proxy(mongod: Mongod) -> Iterator[CountingProxy]:
     made = CountingProxy(mongod.port)
     made.start()
     try:
@@ -70,36 +71,49 @@ def proxy(mongod: Mongod) -> Iterator[CountingProxy]:
         made.close()
 
 
-@pytest.mark.parametrize(
-    ("how", "begin"),
-    [
-        pytest.param("closes every connection", CountingProxy.hang_up, id="hangs up"),
-        pytest.param("never answers", CountingProxy.stall, id="is silent"),
-    ],
-)
-def test_an_instance_asks_a_store_that_is_away_at_most_once_a_second_and_finds_it_again_unaided(
-    how: str, begin: Callable[[CountingProxy], None], make_fleet: FleetMaker, proxy: CountingProxy, figure: Figures
+def wait(seconds: float) -> None:
+    begun = time.monotonic()
+    until(lambda: time.monotonic() - begun > seconds, seconds=seconds + 5)
+
+
+def test_instances_ask_a_store_that_is_away_at_most_once_a_second_and_find_it_again_unaided(
+    make_fleet: FleetMaker, mongod: Mongod, figure: Figures
 ) -> None:
-    with make_fleet(mongodb_uri=proxy.uri, lease="30s", grace="5s") as fleet:
-        instance = fleet.start("alone")
-        task = fleet.client.enqueue("talker", {"lines": 10_000, "pause": 0.05}).id  # its log is to be shipped, too
-        fleet.witness.wait_for("start", task)
-        fleet.client.close()  # so that only the instance is left to be counted
-        del fleet.__dict__["client"]
+    """For two of them every connection is closed at once, one of these is started meanwhile; one is never answered."""
+    ways = ("closes every connection", "never answers")
+    with (
+        counting_proxy(mongod) as first,
+        counting_proxy(mongod) as second,
+        counting_proxy(mongod) as third,
+        make_fleet(lease="30s", grace="5s") as fleet,
+    ):
+        proxies = dict(zip(ways, (first, second), strict=True))
+        instances = {way: fleet.start(way.split()[0], slots=1, mongodb_uri=proxies[way].uri) for way in ways}
+        tasks = [fleet.client.enqueue("talker", {"lines": 10_000, "pause": 0.05}).id for _ in ways]
+        for task in tasks:
+            fleet.witness.wait_for("start", task)  # their logs are to be shipped, too
 
-        def said(words: str) -> bool:
-            return any(words in line["msg"] for line in instance.log())
+        def all_said(words: str) -> bool:
+            return all(any(words in line["msg"] for line in one.log()) for one in instances.values())
 
-        with proxy.away(begin):
-            until(lambda: said("does not answer"), what="the loop to notice")
+        hang_up, stall = CountingProxy.hang_up, CountingProxy.stall
+        with first.away(hang_up), second.away(stall), third.away(hang_up):
+            late = fleet.start("late", wait=False, mongodb_uri=third.uri)
+            until(lambda: all_said("does not answer"), what="the loops to notice")
+            wait(UNDER_WAY_SECONDS)
             begun = time.monotonic()
-            until(lambda: time.monotonic() - begun > AWAY_SECONDS, seconds=AWAY_SECONDS + 5)
-            figure("F07", f"a store that {how}: tries by one instance", proxy.rate(begun), "/s", at_most=1.0)
+            wait(AWAY_SECONDS)
+            rates = {way: proxy.rate(begun) for way, proxy in proxies.items()}
+            rates["closes every connection of an instance that starts"] = third.rate(begun)
         healed = time.monotonic()
-        until(lambda: said("answers again"), seconds=30, what="the store to be found again")
-        figure("F07", f"a store that {how}: found again after", time.monotonic() - healed, at_most=16.0)
-        assert fleet.client.get(task).status == "running"
-        fleet.client.cancel(task)
+        until(lambda: all_said("answers again"), seconds=30, what="the store to be found again")
+        figure("F07", "a store that was away is found again after", time.monotonic() - healed, at_most=16.0)
+        until(lambda: any(line["msg"] == "up" for line in late.log()), seconds=30, what="the late one to be up")
+        for way, rate in rates.items():
+            figure("F07", f"a store that {way}: tries by one instance", rate, "/s", at_most=1.0)
+        assert {fleet.client.get(task).status for task in tasks} == {"running"}
+        for task in tasks:
+            fleet.client.cancel(task)
 
 
 def frozen(store: ReplicaSet) -> AbstractContextManager[None]:
@@ -121,9 +135,9 @@ def test_ten_minutes_with_every_member_frozen_at_the_default_lease(
 @pytest.mark.chaos
 @pytest.mark.timeout(1200)
 def test_ten_minutes_in_which_every_connection_is_closed_at_the_default_lease(
-    make_fleet: FleetMaker, proxy: CountingProxy, figure: Figures
+    make_fleet: FleetMaker, mongod: Mongod, figure: Figures
 ) -> None:
-    with make_fleet(mongodb_uri=proxy.uri, lease="30s", grace="5s") as fleet:
+    with counting_proxy(mongod) as proxy, make_fleet(mongodb_uri=proxy.uri, lease="30s", grace="5s") as fleet:
         fleet.start("left")
         fleet.start("right")
         begun = time.monotonic()

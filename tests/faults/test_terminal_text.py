@@ -179,6 +179,7 @@ def poison(database: Any, tasks: dict[str, str]) -> None:
     database.instances.insert_one(
         database.instances.find_one({})
         | {"_id": NASTY, "name": NASTY, "host": NASTY, "version": NASTY, "containment": {"name": NASTY}}
+        | {"lease": 3600.0}  # nobody renews it
     )
     database.tasks.insert_one({"_id": ObjectId(), "job": NASTY, "status": "completed", "attempts": NASTY})
 

@@ -365,6 +365,12 @@ LIMITS = [
         check=_no_permit_leaks,
     ),
     Case(
+        "permits.free_strays",
+        ("update",),
+        lambda s: [s.running(s.damage(s.task(), permits=["job:b#0"])), s.damage(s.task(), permits=["job:a#0"])],
+        lambda store, _: store.permits.free_strays(),
+    ),
+    Case(
         "rates.take",
         ("findAndModify",),
         lambda s: [],

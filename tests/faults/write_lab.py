@@ -158,7 +158,8 @@ class _Normal:
             case ObjectId():
                 return self.names.get(str(value), "?")
             case dt.datetime():
-                return f"began + {round((value - self.began).total_seconds() / 60)} min"
+                minutes = round((value - self.began).total_seconds() / 60)
+                return f"began + {minutes} min" if abs(minutes) < 600 else "far from now"
             case str():
                 return self._text(value)
         return value
@@ -166,7 +167,7 @@ class _Normal:
     def _text(self, text: str) -> str:
         for task_id, name in self.names.items():
             text = text.replace(task_id, name).replace(task_id[::-1], name).replace(task_id[-8:], name)
-        return re.sub(r"(token|nonce)-\d+", r"\1", re.sub(r"#\d+", "#", text))
+        return re.sub(r"(token|nonce|#)-?\d+|\b[0-9a-f]{24}\b|\b[0-9a-f]{8}\b", r"\1 any", text)
 
 
 # --- cases --------------------------------------------------------------------------------------------
@@ -370,8 +371,20 @@ def _check_sentence(error: Exception, run: Run) -> None:
 def _compare(case: Case, when: str, found: Picture, wanted: Sequence[Picture], run: Run) -> None:
     strict = [name for name in COLLECTIONS if name not in (*case.loose, "barriers")]
     if not any(all(found.get(name) == one.get(name) for name in strict) for one in wanted):
-        differing = [name for name in strict if found.get(name) != wanted[0].get(name)]
-        run.wrong += [f"{when}: {name}: {found.get(name)}\nwanted: {wanted[0].get(name)}" for name in differing]
+        run.wrong += [f"{when}: {line}" for name in strict for line in _differences(name, found, wanted[0])]
+
+
+def _differences(name: str, found: Picture, wanted: Picture) -> list[str]:
+    """What is other, field by field."""
+    there, twins = found.get(name, []), wanted.get(name, [])
+    if len(there) != len(twins):
+        return [f"{name}: {len(there)} documents instead of {len(twins)}"]
+    return [
+        f"{name}: {field} of {one['_id']} is {one.get(field)}, not {twin.get(field)}"
+        for one, twin in zip(there, twins, strict=True)
+        for field in sorted({*one, *twin})
+        if one.get(field) != twin.get(field)
+    ]
 
 
 # --- many at once -------------------------------------------------------------------------------------
@@ -419,8 +432,12 @@ class Studio:
 
 
 @contextmanager
-def quick_heartbeats() -> Iterator[None]:
-    """A driver that lost its connection looks for the server at once, not after half a second."""
+def impatience() -> Iterator[None]:
+    """A driver that lost its connection looks for the server at once, not after half a second; and what keeps a
+    schedule locked is not waited for as long as in earnest.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(common, "MIN_HEARTBEAT_INTERVAL", 0.02)
+        patch.setattr("slotsched.store.connection.ABANDONED_SECONDS", 0.3)
+        patch.setattr("slotsched.store.firing.PATIENCE_SECONDS", 0.2)
         yield

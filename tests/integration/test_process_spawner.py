@@ -54,6 +54,20 @@ def test_a_killed_spawner_takes_nothing_with_it_and_is_replaced(lab):
     assert attempt.wait().exit_code == 7
 
 
+def test_a_stopped_spawner_that_was_killed_twice_is_replaced(lab):
+    """The second kill collects it: whoever has its pid after that is none of ours."""
+    os.kill(lab.launcher.pid, signal.SIGSTOP)
+    lab.launcher.kill()
+    assert readable(lab.launcher, 10)
+    pidfd = os.pidfd_open(lab.launcher.pid)
+    assert readable(pidfd, 10)
+    os.close(pidfd)
+    lab.launcher.kill()
+    assert lab.launcher.receive() == [Gone(())]
+    lab.launcher.start()
+    assert lab.run("true")[0].exit_code == 0
+
+
 def test_what_a_killed_spawner_did_not_answer_can_be_launched_again_and_runs_once(lab, tmp_path):
     witness = tmp_path / "witness"
     dirs = [lab.prepare(["sh", "-c", f"echo $SLOTSCHED_TASK_ID >> {witness}"])[0] for _ in range(8)]

@@ -247,6 +247,12 @@ def test_the_shortest_fill_the_gaps_first_and_equals_keep_their_rank():
     assert choice.claims == ["b", "c"]
 
 
+def test_tasks_of_about_the_same_length_keep_their_rank_in_a_gap():
+    alike = [task("wide", 3), task("a", 1, 60), task("b", 1, 40), task("c", 1, 30)]
+    assert decide(2, runs(100), *alike).claims == ["a", "b"]
+    assert decide(2, runs(100), *alike, task("short", 1, 6)).claims == ["short", "a"]
+
+
 def test_nothing_is_reserved_while_nothing_is_withheld():
     assert decide(1, runs(60), task("wide", 2)) == ([], None)
     assert decide(1, runs(60), task("wide", 2), task("in-time", 1, 30)) == (["in-time"], None)

@@ -33,6 +33,14 @@ def test_nothing_is_due_before_its_time_and_one_is_at_it() -> None:
     assert (found.times, found.next, found.late) == ((after(10),), after(20), False)
 
 
+def test_what_is_due_without_a_rule_or_a_time_is_refused_as_it_would_be_due_for_ever() -> None:
+    for broken in (replace(every(10), every=None), replace(every(10), every=None, after=("a",))):
+        with pytest.raises(InvalidRecurrence, match="nothing says when"):
+            due_times(broken, after(10))
+    with pytest.raises(InvalidRecurrence, match="next_nominal_at"):
+        due_times(replace(every(10), next_nominal_at=None), after(10))
+
+
 def test_after_an_outage_once_fires_the_latest_and_goes_on_on_the_grid() -> None:
     found = due_times(every(7), after(7 + 100))
     assert (found.times, found.next, found.late) == ((after(105),), after(112), True)

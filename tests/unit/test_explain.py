@@ -116,6 +116,16 @@ PENDING = [
     ),
     (task(), fleet(instance(draining=True)), "every instance that could run it is draining (big-1)"),
     (
+        task(),
+        fleet(instance(hindrance="its disk is nearly full (3.1 MiB left)"), instance("gone-1", draining=True)),
+        "big-1 claims nothing: its disk is nearly full (3.1 MiB left)",
+    ),
+    (
+        task(),
+        fleet(instance(hindrance="its spawner does not start"), instance("busy-1", used=4)),
+        "no instance has 8 free slots (most free: 4 on busy-1)",
+    ),
+    (
         task(reserved=Reservation(by="i-big", start=NOW + dt.timedelta(minutes=3), until=NOW + dt.timedelta(hours=1))),
         fleet(instance(used=4)),
         "no instance has 8 free slots (most free: 4 on big-1); reserved on big-1 from "
@@ -163,6 +173,17 @@ PENDING += [
         "waits to be alone on a machine (least in use: big-1, 2 of 8 slots)",
     ),
     (task(needs=Needs(slots=1, exclusive=True)), fleet(BUSY, instance("small-1", 4)), "next in line"),
+    (
+        task(needs=Needs(slots=1)),
+        fleet(instance(used=4, keeps_for="0" * 16 + "11112222"), instance("small-1", 4, used=4)),
+        "big-1 keeps its free slots for 11112222",
+    ),
+    (
+        task(needs=Needs(slots=1)),
+        fleet(instance(used=4, keeps_for="0" * 16 + "11112222"), instance("small-1", 4, used=3)),
+        "next in line",
+    ),
+    (task(needs=Needs(slots=4)), fleet(instance(used=4, keeps_for=task().id)), "next in line"),
 ]
 
 

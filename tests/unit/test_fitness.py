@@ -6,11 +6,13 @@ import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from stand_ins import FakeClock, MemoryLog
 
 from slotsched import machine
+from slotsched.cli.columns import containment, instance_state
 from slotsched.machine import FILES_FLOOR, SPACE_FLOOR_BYTES, Space, space_at
 from slotsched.scheduler.fitness import FIRST_REST_SECONDS, LONGEST_REST_SECONDS, Fitness
 from slotsched.scheduler.statedir import Identity, StateDirectory
@@ -115,3 +117,14 @@ def test_a_directory_of_an_earlier_version_that_knew_no_place_is_resumed(tmp_pat
     state = StateDirectory(tmp_path)
     (tmp_path / "instance.json").write_text(json.dumps({"id": "a", "boot_id": "b", "incarnation": 3}))
     assert state.load_identity() == Identity(id="a", boot_id="b", incarnation=3)
+
+
+def test_an_instance_in_the_list_shows_that_it_is_hindered_and_how_well_it_contains() -> None:
+    def listed(**facts: Any) -> tuple[str, str]:
+        shown: Any = SimpleNamespace(**{"live": True, "draining": False, "hindrance": None, "containment": {}, **facts})
+        return instance_state(shown), containment(shown)
+
+    assert listed(containment={"name": "pidns", "full": True}) == ("up", "pidns")
+    assert listed(hindrance="its spawner does not start")[0] == "hindered"
+    assert listed(hindrance="its spawner does not start", live=False)[0] == "down"
+    assert listed(containment={"name": "subreaper", "full": False})[1] == "subreaper (degraded)"
