@@ -104,6 +104,9 @@ class Supervision:
             for run in engine.roster.alive()
             if run.supervised is None and (run.phase is Phase.RUNNING or run.launched < unseen)
         ]
+        if self._spawner_fd is not None and any(run.relaunched for run in late if run.phase is Phase.LAUNCHING):
+            engine.log.error("the spawner does not answer; killing it")  # somebody has stopped it, or it is stuck
+            engine.launcher.kill()  # it is replaced as soon as the loop sees that, and gets all launches again
         for run in late:
             self._guarded(self._find, run)
         overdue = [run for run in engine.roster.alive() if self._is_overdue(run)]
@@ -195,6 +198,7 @@ class Supervision:
         for run in engine.roster.alive():
             if run.phase is Phase.LAUNCHING:
                 self._guarded(self._find, run)
+                run.relaunched = False  # this one has heard of it once
 
     def _find(self, run: Run) -> None:
         """A launching run: its supervisor may live, may be over, or was never forked."""
@@ -204,10 +208,7 @@ class Supervision:
         elif run.phase is Phase.RUNNING or read_ending(run.directory) is not None:
             self._collect(run)
         else:
-            if run.relaunched:  # to a spawner that says nothing: somebody has stopped it, or it is stuck
-                self._engine.log.error("the spawner does not answer; killing it")
-                self._engine.launcher.kill()
-            run.relaunched = not run.relaunched
+            run.relaunched = True
             run.launched = self._engine.now()
             self._starter.relaunch(run)
 

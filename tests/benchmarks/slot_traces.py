@@ -2,10 +2,12 @@
 
     python tests/benchmarks/slot_traces.py [COUNT [HOURS [SEED]]]
 
-Plain EASY is what a single machine's batch system does, on each machine by itself: first come, first served, and behind
-the first task that does not fit whatever does not delay it, in order; nobody knows what others keep room for. Goals:
-`choose` starts wide tasks no later than it, the longest wait taken (with a task's length to spare), and keeps the
-machines as busy, within 2 points. Prints a line per stream; ends with 1 where a goal is missed.
+Plain EASY is what a single machine's batch system does, on each machine by itself: first come, first served, and
+behind the first task that does not fit whatever does not delay it, in order; nobody knows what others keep room for.
+One stream proves little: a task of an hour that a plan of minutes lets in decides over a whole run. So the goals are
+for all of them together: machines as busy as with it, within 2 points, and wide tasks that wait no longer, within a
+tenth; and for each that no wide task waits twice as long as with it, a task's length to spare. Ends with 1 where one is
+missed.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import random
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from slot_sim import POLICIES, Policy, Report, Simulation, Work
 
@@ -22,6 +25,7 @@ from slotsched.model import Capacity, Needs
 
 LONGEST_RUN_SECONDS = 3600.0
 USE_GOAL = 0.02
+WAIT_GOAL = 0.1
 SIZES = (2, 4, 6, 8, 12, 16, 24, 32)
 
 
@@ -170,33 +174,37 @@ def compare(trace: Trace, seconds: int) -> dict[str, Report]:
     return {name: Simulation(trace.stream, machines, policy).run(seconds) for name, policy in CONTENDERS.items()}
 
 
-def missed(reports: dict[str, Report], trace: Trace) -> list[str]:
-    chosen, easy = reports["choose"], reports["easy"]
-    spare = max(work.run for work in trace.stream)
-    found = []
-    if chosen.wide_longest_wait > easy.wide_longest_wait + spare:
-        found.append("a wide task waited longer")
-    if chosen.use < easy.use - USE_GOAL:
-        found.append("machines less in use")
-    return found
+def starved(reports: dict[str, Report], trace: Trace) -> bool:
+    longest = max(min(work.run, work.limit) for work in trace.stream)
+    return reports["choose"].wide_longest_wait > 2 * reports["easy"].wide_longest_wait + longest
+
+
+def verdict(all_reports: Sequence[dict[str, Report]]) -> bool:
+    """Print what `choose` did compared with plain EASY, over all streams; whether the goals are met."""
+    use = fmean(reports["choose"].use - reports["easy"].use for reports in all_reports)
+    waits = [fmean(reports[name].wide_mean_wait for reports in all_reports) for name in ("choose", "easy")]
+    print(f"{len(all_reports)} streams: use {use:+.1%} of plain EASY's, wide tasks wait {waits[0] / waits[1] - 1:+.0%}")
+    return use >= -USE_GOAL and waits[0] <= (1 + WAIT_GOAL) * waits[1]
 
 
 def main() -> int:
     numbers = [float(word) for word in sys.argv[1:]]
     count, hours, seed = [*numbers, *(20, 4, 1)[len(numbers) :]]
     seconds, bad = int(hours * 3600), 0
+    all_reports = []
     for number in range(int(count)):
         trace = trace_of(number, seconds, int(seed))
         reports = compare(trace, seconds)
+        all_reports.append(reports)
         print(f"{'+'.join(map(str, trace.machines))}: {trace.title} ({len(trace.stream)} tasks)")
         for name, report in reports.items():
             print(f"  {name:7s} {report}", flush=True)
-        problems = missed(reports, trace)
-        bad += bool(problems)
-        for problem in problems:
-            print(f"  !! {problem}")
-    print(f"{bad} of {int(count)} streams miss a goal")
-    return 1 if bad else 0
+        if starved(reports, trace):
+            bad += 1
+            print("  !! a wide task waited too long")
+    met = verdict(all_reports) and not bad
+    print(f"goals met: {met}")
+    return 0 if met else 1
 
 
 if __name__ == "__main__":

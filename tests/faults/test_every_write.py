@@ -10,6 +10,8 @@ import ast
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pymongo
@@ -28,7 +30,7 @@ from slotsched.store import Store, Tasks
 
 CASES = [*TASKS, *QUEUE, *LIMITS, *INSTANCES, *RESOLVE, *SCHEDULES, *FIRING, *CATALOGS, *UPKEEP]
 RUNS = [(case, fault) for case in CASES for fault in case.faults()]
-AT_ONCE = 8  # nearly all of the time is spent waiting for answers
+AT_ONCE = 16  # nearly all of the time is spent waiting for answers
 
 
 @pytest.fixture(scope="module")
@@ -103,20 +105,16 @@ def test_a_new_method_that_writes_is_missed_in_the_table(sneaky: str) -> None:
 
 
 def test_a_document_that_differs_is_seen(studio: Studio) -> None:
-    """The checks can fail: a finish that is not repeated, and an enqueue that is repeated as a new one."""
-    forgetful = Case("queue.finish", ("findAndModify",), lambda s: s.running()[0], _finish_unless_unknown)
-    assert studio.run(forgetful, Fault("silence")).wrong
-    doubling = Case(
-        "tasks.enqueue", ("insert",), lambda s: None, lambda store, _: store.tasks.enqueue(TaskRequest(job="a"))
-    )
+    """The checks can fail: a write that is not sent again, and an enqueue that is sent again as a new one."""
+    [promote] = [case for case in CASES if case.name == "queue.promote"]
+    assert studio.run(replace(promote, name="forgetful", call=_promote_unless_silent), Fault("silence")).wrong
+    doubling = Case("doubling", ("insert",), lambda s: None, lambda store, _: store.tasks.enqueue(TaskRequest(job="a")))
     assert "2 documents instead of 1" in studio.run(doubling, Fault("slow", 0)).wrong[0]
 
 
-def _finish_unless_unknown(store: Store, task: str) -> None:
-    try:
-        store.queue.finish(task, "token-0", DONE)
-    except errors.StoreUnreachable:
-        return
+def _promote_unless_silent(store: Store, _: object) -> None:
+    with suppress(errors.StoreUnreachable):
+        store.queue.promote()
 
 
 # --- what a transaction leaves ----------------------------------------------------------------------

@@ -137,14 +137,16 @@ def test_fires_are_doubled_only_without_revisions_and_without_fire_keys(
 
 # --- a claim takes what is pending ------------------------------------------------------------------
 def doubled_claims(stores: list[Store]) -> int:
-    """Four instances claim what all of them saw in the queue; how often a task was won again."""
+    """Four instances claim, each in its turn, what all of them saw in the queue; how often a task was won again."""
+    turn = threading.Lock()
     ids = [one.id for one in stores[0].tasks.enqueue_many(TaskRequest(job="a") for _ in range(50))]
 
     def claim(number: int, gate: threading.Barrier) -> list[str]:
         seen = [one.id for one in stores[number].queue.candidates(stores[number].queue.lanes(), 50)]
         assert sorted(seen) == sorted(ids)
         gate.wait()
-        return [task.id for task in stores[number].queue.claim(seen, f"token-{number}", instance(number))]
+        with turn:
+            return [task.id for task in stores[number].queue.claim(seen, f"token-{number}", instance(number))]
 
     won = Counter(task for tasks in together(claim) for task in tasks)
     return sum(count - 1 for count in won.values())

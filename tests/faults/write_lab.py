@@ -343,7 +343,7 @@ def _by_person(case: Case, scene: Scene, through: Store, prepared: Any, twin: Tw
     if case.again == "new":
         return [twin.before, twin.after]
     try:
-        case.call(scene.store, prepared)
+        until_answered(lambda: case.call(through, prepared), scene, run)
     except errors.Refused as refused:
         if case.again == "same" or case.again not in str(refused):
             run.wrong.append(f"asked again: {refused}")

@@ -205,6 +205,22 @@ def test_a_spawner_that_does_not_answer_two_launches_in_a_row_is_killed(tmp_path
     assert scene.spawners.killed == 1
 
 
+def test_a_spawner_that_replaces_another_has_its_time_to_answer(tmp_path: Path) -> None:
+    """What was launched before by those that died is no reason to kill the one that has just come up."""
+    scene = Scene(tmp_path, ["unlucky"])
+    for _ in range(6):
+        scene.spawners.die()
+        scene.supervision.on_spawner()
+        while not scene.spawners.alive:
+            scene.pass_time(1)
+        assert scene.spawners.launched[-1:] == ["unlucky-1"]
+        scene.spawners.launched.clear()
+    scene.pass_time(UNSEEN_SECONDS)
+    assert scene.spawners.killed == 0
+    scene.pass_time(UNSEEN_SECONDS + 2)
+    assert scene.spawners.killed == 1, "one that stays silent is"
+
+
 # --- launches that fail -----------------------------------------------------------------------------
 
 
