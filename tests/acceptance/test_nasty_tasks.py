@@ -172,7 +172,8 @@ def test_ten_megabytes_of_random_bytes_come_back_identical(
     reader = shared.command("logs", task, "--raw", "--stream", stream)
     printed, complaints = reader.communicate(timeout=60)
 
-    assert (reader.returncode, complaints) == (0, b"")
+    assert reader.returncode == 0
+    assert complaints in (b"", b"the attempt is over; waiting for the rest of its log\n")  # the upload takes its time
     wanted = random.Random(mine).randbytes(10 * MEGABYTE)
     differing = abs(len(printed) - len(wanted)) + sum(a != b for a, b in zip(printed, wanted, strict=False))
     figure("F14", f"of 10 MB of random {stream}, bytes that differ", differing, "", exactly=0)

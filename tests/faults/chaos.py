@@ -47,7 +47,7 @@ CALM_SHARE = 0.02  # of the tasks may still be open when the faults stop
 END_SECONDS = 60.0  # after the last fault, by then everything has ended
 BATCH = 100
 MOST_OPEN = 300  # of the tasks are in the queue at once: more than can run, and soon done once it is calm
-SLOTS = (8, 6, 4, 3)
+SLOTS = (16, 12, 8, 6)
 RETRY = ('retry_delay = "1s"', 'retry_backoff = "fixed"', 'retry_on = ["lost", "exit", "signal"]')
 JOBS = {
     "plain": (),
