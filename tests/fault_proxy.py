@@ -87,6 +87,7 @@ class FaultProxy:
 
     def close(self) -> None:
         self._run(self._set_listening(False))
+        self._run(asyncio.sleep(0.01))  # the closed connections are let go of in the loop's next turns
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
@@ -107,6 +108,7 @@ class FaultProxy:
         if self._server is not None:
             self._server.close()
         self._server = None
+        await asyncio.sleep(0)  # what was accepted last has its task then
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

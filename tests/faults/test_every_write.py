@@ -44,7 +44,8 @@ def studio(mongod: Mongod, mongo_client: pymongo.MongoClient[Any]) -> Iterator[S
 @pytest.fixture(scope="module")
 def runs(studio: Studio, request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str], Future[Run]]]:
     """What was asked for, all under way."""
-    wanted = [item.callspec.params for item in request.session.items if "fault" in getattr(item, "fixturenames", ())]
+    mine = [item for item in request.session.items if item.path == request.path]
+    wanted = [item.callspec.params for item in mine if "fault" in getattr(item, "fixturenames", ())]
     with ThreadPoolExecutor(AT_ONCE, "writes") as pool:
         yield {
             (one["case"].name, str(one["fault"])): pool.submit(studio.run, one["case"], one["fault"]) for one in wanted
