@@ -27,6 +27,7 @@ class Catalogs:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._jobs = connection.collection("jobs")
+        self._instances = connection.collection("instances")
 
     @failpoint("publish")
     def publish(self, instance_id: str, jobs: Sequence[Job], broken: Sequence[Broken] = ()) -> None:
@@ -48,13 +49,15 @@ class Catalogs:
             self._jobs.delete_many({"kind": _BROKEN, "holders": instance_id, "_id": {"$nin": list(unusable)}})
 
     def newest(self, name: str) -> Job | None:
-        """The copy whose content was first published last, by the server's clock; one that somebody holds, if any."""
-        wanted: Document = {"kind": _COPY, "job": name}
+        """The copy whose content was first published last, by the server's clock; one that a living instance holds,
+        if any.
+        """
+        return self.newest_of([name], dead=self.dead()).get(name)
+
+    def dead(self) -> set[str]:
+        """Instances that ended: what they held last may be older than what the same machine holds now."""
         with self._connection.guard():
-            found = list(self._jobs.find(wanted).sort("first_at", -1).limit(100))
-        readable = [(document, job) for document in found if (job := _read_job(document)) is not None]
-        held = [job for document, job in readable if document.get("holders")]
-        return next(iter(held or [job for _, job in readable]), None)
+            return {str(one["_id"]) for one in self._instances.find({"live": False}, {"_id": 1})}
 
     def newest_of(
         self, names: Iterable[str], *, held: bool = False, dead: Collection[str] = frozenset()

@@ -53,7 +53,7 @@ class Declared:
         down for a while. A schedule that was made by hand under a job's name stays as it is. Indexes `by_source`,
         `by_job` (jobs).
         """
-        dead = self._dead()
+        dead = self._catalogs.dead()
         jobs = self._catalogs.newest_of(self._catalogs.names(), held=True, dead=dead)
         declared = {name: job for name, job in jobs.items() if TRIGGERS & set(job.facts.schedule)}
         known = self._known()
@@ -70,11 +70,6 @@ class Declared:
             if name not in declared and not source.gone and (name in jobs or (name not in unreadable and is_gone(name)))
         ]
         return [change for change in changes if change is not None]
-
-    def _dead(self) -> set[str]:
-        """Instances that ended: what they held last may be older than what the same machine holds now."""
-        with self._connection.guard():
-            return {str(d["_id"]) for d in self._connection.collection("instances").find({"live": False}, {"_id": 1})}
 
     def _known(self) -> dict[str, Source]:
         with self._connection.guard():

@@ -68,6 +68,17 @@ def test_the_newest_copy_is_the_content_that_was_first_published_last(store: Sto
     assert store.catalogs.holders() == {JOB.name: set()}
 
 
+def test_a_copy_that_only_a_dead_instance_held_is_not_the_newest(store: Store, raw: Any) -> None:
+    newer = replace(JOB, hash="b" * 64, facts=Facts(slots=5))
+    store.catalogs.publish("living", [JOB])
+    time.sleep(0.005)
+    store.catalogs.publish("dead", [newer])
+    raw["instances"].insert_many([{"_id": "living", "live": True}, {"_id": "dead", "live": False}])
+    assert store.catalogs.newest(JOB.name) == JOB
+    raw["instances"].update_one({"_id": "living"}, {"$set": {"live": False}})
+    assert store.catalogs.newest(JOB.name) == newer  # nobody holds any: the last that was known
+
+
 def test_publishing_says_all_an_instance_holds(store: Store) -> None:
     other = replace(JOB, name="other")
     store.catalogs.publish("one", [JOB, other])
