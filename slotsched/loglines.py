@@ -16,18 +16,19 @@ import binascii
 import datetime as dt
 import json
 import re
-import signal
-import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slotsched.contract import LEVEL_INFO, LEVEL_NAMES
 from slotsched.errors import UsageError
 
+if TYPE_CHECKING:
+    import regex
+
 PATTERN_CHARACTERS = 1000
 SEARCHED_CHARACTERS = 64 * 1024  # of one line
-SEARCH_SECONDS = 0.5
+SEARCH_SECONDS = 0.5  # of one line
 WRAPPER_FIELDS = frozenset({"level", "time", "msg", "stream", "part", "eol", "bytes"})
 PASSED_ENDS = {"}": "stdout", "\t": "stderr", " ": "log"}
 HIDDEN_FIELDS = frozenset({"level", "time", "msg", "v", "err"})  # not shown behind a message
@@ -244,7 +245,7 @@ class Filter:
     """min_level: the lowest level to keep. pattern: from `compile_pattern`; searched for in `body`."""
 
     min_level: int = 0
-    pattern: re.Pattern[str] | None = None
+    pattern: regex.Pattern[str] | None = None
 
     def accepts(self, line: Line) -> bool:
         """Whether the line stays. UsageError where the pattern takes too long on it."""
@@ -253,35 +254,26 @@ class Filter:
         return self.pattern is None or _found(self.pattern, body(line)[:SEARCHED_CHARACTERS])
 
 
-def compile_pattern(text: str) -> re.Pattern[str]:
-    """A regular expression for `Filter`. UsageError for one that is malformed or too long."""
+def compile_pattern(text: str) -> regex.Pattern[str]:
+    """A regular expression for `Filter`. UsageError for one that is malformed or too long.
+
+    Of the library `regex`, whose syntax includes that of `re`: it stops a search that takes too long, on any thread.
+    """
+    import regex
+
     if len(text) > PATTERN_CHARACTERS:
         raise UsageError(f"the pattern has {len(text)} characters; {PATTERN_CHARACTERS} are allowed")
     try:
-        return re.compile(text)
-    except (re.error, OverflowError, RecursionError) as error:
+        return regex.compile(text)
+    except (regex.error, OverflowError, RecursionError) as error:
         raise UsageError(f'"{text}" is not a regular expression: {error}') from error
 
 
-def _found(pattern: re.Pattern[str], text: str) -> bool:
-    """Search, for at most SEARCH_SECONDS of CPU time on one line.
-
-    `re` looks for pending signals while it backtracks, and handlers run on the main thread only; on another thread
-    the two lengths are the only bound.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return pattern.search(text) is not None
-    before = signal.signal(signal.SIGVTALRM, _too_slow)
-    signal.setitimer(signal.ITIMER_VIRTUAL, SEARCH_SECONDS)
+def _found(pattern: regex.Pattern[str], text: str) -> bool:
     try:
-        return pattern.search(text) is not None
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
-
-
-def _too_slow(*_: object) -> None:
-    raise UsageError(f"the pattern took more than {SEARCH_SECONDS} s on one line; make it simpler")
+        return pattern.search(text, timeout=SEARCH_SECONDS, concurrent=True) is not None
+    except TimeoutError:
+        raise UsageError(f"the pattern took more than {SEARCH_SECONDS} s on one line; make it simpler") from None
 
 
 # --- the printed bytes ------------------------------------------------------------------------------

@@ -65,6 +65,8 @@ class Settings:
     log_limit: int = 100 << 20
     log_level: str = "info"
     store_timeout: float = 5.0
+    web_listen: str = "127.0.0.1:8686"
+    web_hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +199,8 @@ FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "log_limit": parse_size,
     "log_level": _one_of("trace", "debug", "info", "warn", "error"),
     "store_timeout": _duration(0.1),
+    "web_listen": _text,
+    "web_hosts": _words,
 }
 _PATHS = frozenset({"tls_ca", "tls_cert", "tls_key", "jobs_dir", "state_dir"})
 

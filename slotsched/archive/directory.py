@@ -15,7 +15,7 @@ from slotsched.archive.packing import CHUNK_BYTES, Digests, Packed, pack, unpack
 from slotsched.errors import ArchiveError, InvalidSettings, ObjectMissing
 
 _TEMPORARY = ".part-"
-_LOGS = "[0-9][0-9][0-9][0-9]/[0-9][0-9]/[0-9][0-9]/*/*.ndjson.gz"
+_DAYS = "[0-9][0-9][0-9][0-9]/[0-9][0-9]/[0-9][0-9]"
 
 
 class DirectoryArchive:
@@ -59,16 +59,22 @@ class DirectoryArchive:
     def prune(self, before: dt.date) -> int:
         deleted = 0
         with self._translated("cannot prune"):
-            for path in sorted(self._root.glob(_LOGS)):
-                key = path.relative_to(self._root).as_posix()
-                day = day_of(key)
-                if day is not None and day < before:
+            for day in self._days(before):
+                for path in day.glob("*/*.ndjson.gz"):
+                    if day_of(path.relative_to(self._root).as_posix()) is None:
+                        continue
                     path.unlink(missing_ok=True)
                     deleted += 1
                     for left_by_a_crash in path.parent.glob(f"{_TEMPORARY}*"):
                         left_by_a_crash.unlink(missing_ok=True)
                     self._remove_empty_folders(path)
         return deleted
+
+    def _days(self, before: dt.date) -> list[Path]:
+        """Folders `2026/11/20` before that day. What newer ones hold, maybe millions of logs, is never listed."""
+        oldest_kept = f"{before:%Y/%m/%d}"
+        days = self._root.glob(_DAYS)
+        return sorted(day for day in days if day.relative_to(self._root).as_posix() < oldest_kept)
 
     def close(self) -> None:
         """Nothing is held open."""

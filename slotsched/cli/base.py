@@ -11,7 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 from slotsched import contract
 from slotsched.cli.coercion import coerced_plainly
 from slotsched.cli.render import say
-from slotsched.cli.session import PLACE_FLAGS, SCHEDULER_FLAGS, Session
+from slotsched.cli.session import PLACE_FLAGS, SCHEDULER_FLAGS, WEB_FLAGS, Session
 from slotsched.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,7 +50,13 @@ class Command(TyperCommand):
 class SchedulerCommand(Command):
     """A command that runs a scheduler, or looks at the settings of one."""
 
-    settings_flags = PLACE_FLAGS + SCHEDULER_FLAGS
+    settings_flags = tuple(dict.fromkeys(PLACE_FLAGS + SCHEDULER_FLAGS + WEB_FLAGS))
+
+
+class WebCommand(Command):
+    """The command that serves the web face."""
+
+    settings_flags = PLACE_FLAGS + WEB_FLAGS
 
 
 class Group(TyperGroup):

@@ -15,8 +15,8 @@ from slotsched import contract
 from slotsched.cli.options import duration
 from slotsched.cli.render import Output, is_terminal, put, put_lines, say
 from slotsched.cli.session import Session
-from slotsched.cli.text import short
 from slotsched.errors import InvalidBatch, UsageError
+from slotsched.text import short
 
 if TYPE_CHECKING:
     from slotsched.client import Handle

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from slotsched.cli.render import STATUS_COLORS, Column
-from slotsched.cli.text import moment, short, span
-from slotsched.explain import Fleet, cause, why
-from slotsched.model import OPEN, TERMINAL, Instance, Status, Task
+from slotsched.explain import Fleet
+from slotsched.model import Instance, Task
 from slotsched.quantities import format_duration, format_size
-
-if TYPE_CHECKING:
-    from slotsched.model import Progress
-
-NONE = "-"
+from slotsched.taskwords import NONE, progress_words, ran, waited, why_words
+from slotsched.text import moment, short, span
 
 
 def task_columns(fleet: Fleet, now: dt.datetime) -> list[Column[Task]]:
@@ -26,7 +21,7 @@ def task_columns(fleet: Fleet, now: dt.datetime) -> list[Column[Task]]:
         Column(title="STATUS", cell=lambda task: task.status.value, color=status_color),
         Column(title="SLOTS", cell=lambda task: str(task.needs.slots), right=True),
         Column(title="INSTANCE", cell=lambda task: task.instance.name if task.instance else NONE),
-        Column(title="PROGRESS", cell=progress_cell, flexible=True, most=24),
+        Column(title="PROGRESS", cell=progress_words, flexible=True, most=24),
         Column(title="WAITED", cell=lambda task: waited(task, now)),
         Column(title="RAN", cell=lambda task: ran(task, now)),
         Column(title="ATTEMPT", cell=lambda task: str(task.attempt), right=True, wide=True),
@@ -35,51 +30,13 @@ def task_columns(fleet: Fleet, now: dt.datetime) -> list[Column[Task]]:
         Column(title="TRIGGER", cell=lambda task: task.trigger, wide=True),
         Column(title="TAGS", cell=lambda task: ",".join(task.tags) or NONE, wide=True),
         Column(title="ENQUEUED", cell=lambda task: moment(task.created_at), wide=True),
-        Column(title="WHY", cell=lambda task: why_cell(task, fleet, now), flexible=True),
+        Column(title="WHY", cell=lambda task: why_words(task, fleet, now), flexible=True),
     ]
 
 
 def status_color(task: Task) -> str | None:
     """The colour of its status."""
     return STATUS_COLORS.get(task.status.value)
-
-
-def why_cell(task: Task, fleet: Fleet, now: dt.datetime) -> str:
-    """Why it does not run yet, or how it ended; nothing for what runs or completed."""
-    if task.status in TERMINAL:
-        return (cause(task) if task.status is not Status.COMPLETED else None) or NONE
-    if task.status is Status.RUNNING and task.cancel is None:
-        return NONE
-    return why(task, fleet, now)
-
-
-def progress_cell(task: Task) -> str:
-    """How far it is, or was when it ended without completing."""
-    return NONE if task.status is Status.COMPLETED else progress(task.progress)
-
-
-def progress(made: Progress | None) -> str:
-    """`38 % 12.png`."""
-    if made is None:
-        return NONE
-    parts = [] if made.fraction is None else [f"{made.fraction * 100:.0f} %"]
-    return " ".join([*parts, made.message]).strip() or NONE
-
-
-def waited(task: Task, now: dt.datetime) -> str:
-    """From due to start, or so far; `-` before it is due."""
-    until = task.started_at or task.ended_at or now
-    seconds = (until - task.due_at).total_seconds()
-    if task.status in (Status.SCHEDULED, Status.WAITING):
-        return NONE
-    return format_duration(seconds)
-
-
-def ran(task: Task, now: dt.datetime) -> str:
-    """From the last attempt's start to its end, or so far."""
-    if task.started_at is None or (task.status in OPEN and task.status is not Status.RUNNING):
-        return NONE
-    return format_duration(((task.ended_at or now) - task.started_at).total_seconds())
 
 
 def instance_state(instance: Instance) -> str:

@@ -16,8 +16,8 @@ from slotsched import contract
 from slotsched.cli.options import OutputOption
 from slotsched.cli.render import Output, columns_of, paint, put_lines, show_rows, use_color
 from slotsched.cli.session import Session, now
-from slotsched.cli.text import width
 from slotsched.errors import InvalidSettings, SlotschedError
+from slotsched.text import width
 
 CLOCK_WARN_SECONDS = 5.0
 DISK_WARN_BYTES = 1 << 30

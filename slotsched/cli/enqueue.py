@@ -15,8 +15,8 @@ from slotsched.cli.options import LinesFile, OutputOption, TimeoutOption, durati
 from slotsched.cli.phrases import queued, worst
 from slotsched.cli.render import Output, is_terminal, pairs, put, say, show_object
 from slotsched.cli.session import Session, now
-from slotsched.cli.text import ago, compact, moment, short, slot_count, span
 from slotsched.errors import UsageError
+from slotsched.text import ago, compact, moment, short, slot_count, span
 
 if TYPE_CHECKING:
     import datetime as dt

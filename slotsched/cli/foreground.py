@@ -30,8 +30,8 @@ from slotsched.cli.options import JobArgument, duration
 from slotsched.cli.render import say
 from slotsched.cli.screen import Screen, open_screen
 from slotsched.cli.session import Session
-from slotsched.cli.text import compact, plain
 from slotsched.errors import InvalidJob, UsageError
+from slotsched.text import compact, plain
 
 if TYPE_CHECKING:
     from slotsched.execution import Command

@@ -13,8 +13,8 @@ from slotsched.cli.complete import job_names
 from slotsched.cli.options import JobArgument, OutputOption
 from slotsched.cli.render import Output, pairs, put, say, show_object, show_rows
 from slotsched.cli.session import Session
-from slotsched.cli.text import compact, slot_count, span
 from slotsched.errors import NotFound, Refused, StoreError, UsageError
+from slotsched.text import compact, slot_count, span
 
 if TYPE_CHECKING:
     from slotsched.cli.columns import JobRow

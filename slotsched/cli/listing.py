@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,7 +20,6 @@ from slotsched.cli.options import (
     StatusOption,
     TagOption,
     UntilOption,
-    since,
 )
 from slotsched.cli.render import (
     Output,
@@ -37,22 +35,12 @@ from slotsched.cli.session import Session, now
 from slotsched.errors import UsageError
 
 if TYPE_CHECKING:
-    from slotsched.explain import Fleet
-    from slotsched.model import Task
     from slotsched.store import TaskFilter
+    from slotsched.tasklist import Page
 
 REDRAW_SECONDS = 1.0
 _HOME_AND_CLEAR = "\x1b[H\x1b[J"
 _ALTERNATE_SCREEN, _MAIN_SCREEN = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rows:
-    """Rows to show with what their columns need."""
-
-    tasks: list[Task]
-    fleet: Fleet
-    more: bool
 
 
 def ps(
@@ -97,20 +85,6 @@ def task_ls(
     _show(Session.of(context), wanted, limit, output)
 
 
-def parse_statuses(texts: Iterable[str] | None) -> frozenset[Any] | None:
-    """Statuses of their names, `a,b` allowed; None for none given. Raises UsageError."""
-    from slotsched.model import Status
-
-    words = [word for text in texts or () for word in text.split(",") if word]
-    if not words:
-        return None
-    try:
-        return frozenset(Status(word) for word in words)
-    except ValueError:
-        wrong = next(word for word in words if word not in {status.value for status in Status})
-        raise UsageError(f'--status: "{wrong}" is none of {", ".join(status.value for status in Status)}') from None
-
-
 def _filter(
     status: list[str] | None,
     job: list[str] | None,
@@ -123,40 +97,37 @@ def _filter(
     *,
     unfinished: bool,
 ) -> TaskFilter:
-    from slotsched.model import OPEN, Reason
-    from slotsched.store import TaskFilter
+    from slotsched.model import OPEN
+    from slotsched.tasklist import read_filter
 
-    if reason is not None and reason not in {known.value for known in Reason}:
-        raise UsageError(f'--reason: "{reason}" is none of {", ".join(known.value for known in Reason)}')
-    return TaskFilter(
-        status=parse_statuses(status) or (frozenset(OPEN) if unfinished and reason is None else None),
-        jobs=tuple(job or ()),
+    wanted = read_filter(
+        status=status or (),
+        jobs=job or (),
         owner=owner,
-        tags=tuple(tag or ()),
-        reason=Reason(reason) if reason else None,
+        tags=tag or (),
+        reason=reason,
         instance=instance,
-        since=since("--since", after),
-        until=since("--until", until),
+        since=after,
+        until=until,
+        now=now(),
+        option="--",
     )
+    if unfinished and wanted.status is None and reason is None:
+        return replace(wanted, status=frozenset(OPEN))
+    return wanted
 
 
-def _rows(session: Session, wanted: TaskFilter, limit: int) -> Rows:
-    from slotsched.explain import Fleet
-    from slotsched.model import Status
+def _page(session: Session, wanted: TaskFilter, limit: int) -> Page:
+    from slotsched.tasklist import page
 
-    store = session.client.store
-    found = store.tasks.find(wanted, limit=limit + 1 if limit else 0)
-    tasks = found[:limit] if limit else found
-    pending = [task for task in tasks if task.status is Status.PENDING]
-    fleet = session.client.fleet(pending=pending) if pending else Fleet()
-    return Rows(tasks=tasks, fleet=fleet, more=len(found) > len(tasks))
+    return page(session.client.store, wanted, limit)
 
 
 def _show(session: Session, wanted: TaskFilter, limit: int, output: Output, *, none: str = "") -> None:
     """none: what a person is told when there is no task to show."""
     from slotsched.cli.columns import task_columns
 
-    rows = _rows(session, wanted, limit)
+    rows = _page(session, wanted, limit)
     columns = task_columns(rows.fleet, now())
     show_rows(rows.tasks, columns, output, to_object=lambda task: task.to_object(), to_id=lambda task: task.id)
     if rows.more:
@@ -185,10 +156,10 @@ def _redraw(session: Session, wanted: TaskFilter, limit: int, *, wide: bool) -> 
     import shutil
 
     from slotsched.cli.columns import task_columns
-    from slotsched.cli.text import moment
+    from slotsched.text import moment
 
     height = shutil.get_terminal_size().lines
-    rows = _rows(session, wanted, min(limit or height, height - 3))
+    rows = _page(session, wanted, min(limit or height, height - 3))
     width, color = columns_of(sys.stdout), use_color(sys.stdout)
     lines = list(table(rows.tasks, task_columns(rows.fleet, now()), wide=wide, limit=width, color=color))
     title = f"{len(rows.tasks)}{'+' if rows.more else ''} tasks  {moment(now())}  Ctrl-C ends"
@@ -199,13 +170,14 @@ def _redraw(session: Session, wanted: TaskFilter, limit: int, *, wide: bool) -> 
 
 def _watch_piped(session: Session, wanted: TaskFilter, limit: int) -> None:
     """Off a terminal: a line for each task whenever its status or reason for waiting changed."""
-    from slotsched.cli.columns import task_columns, why_cell
+    from slotsched.cli.columns import task_columns
+    from slotsched.taskwords import why_words
 
     seen: dict[str, tuple[str, str]] = {}
     while True:
-        rows = _rows(session, wanted, limit)
+        rows = _page(session, wanted, limit)
         columns = task_columns(rows.fleet, now())
-        state = {task.id: (task.status.value, why_cell(task, rows.fleet, now())) for task in rows.tasks}
+        state = {task.id: (task.status.value, why_words(task, rows.fleet, now())) for task in rows.tasks}
         changed = [task for task in rows.tasks if seen.get(task.id) != state[task.id]]
         lines = list(table(changed, columns, wide=False, limit=None, color=False))
         put_lines(lines if not seen else lines[1:])

@@ -12,8 +12,8 @@ import typer
 from slotsched.cli.complete import job_names, statuses
 from slotsched.cli.render import Output
 from slotsched.cli.session import now
-from slotsched.cli.text import parse_moment
 from slotsched.errors import UsageError
+from slotsched.text import parse_moment, parse_since
 
 OutputOption = Annotated[Output, typer.Option("-o", "--output", help="How the answer is printed.", show_default=True)]
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The job's name.", autocompletion=job_names)]
@@ -75,11 +75,5 @@ def when(name: str, text: str | None) -> dt.datetime | None:
 
 def since(name: str, text: str | None) -> dt.datetime | None:
     """The aware time of a time, or of a duration before now; None for an option not given."""
-    from slotsched.quantities import parse_duration
-
-    if text is None:
-        return None
-    try:
-        return now() - dt.timedelta(seconds=parse_duration(text))
-    except ValueError:
-        return when(name, text)
+    moment: dt.datetime | None = parsed(name, lambda given: parse_since(given, now()), text)
+    return moment

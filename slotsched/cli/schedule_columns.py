@@ -6,11 +6,12 @@ import datetime as dt
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from slotsched.cli.columns import NONE, status_color
+from slotsched.cli.columns import status_color
 from slotsched.cli.render import Column
-from slotsched.cli.text import ago, moment, span
 from slotsched.errors import UsageError
 from slotsched.model import Schedule, ScheduleStatus, Task
+from slotsched.taskwords import NONE
+from slotsched.text import ago, moment, span
 
 if TYPE_CHECKING:
     from slotsched.schedules import Fire

@@ -12,8 +12,8 @@ from slotsched.cli.options import LimitOption, OutputOption
 from slotsched.cli.options import OwnerOption as OwnerFilter
 from slotsched.cli.render import Output, pairs, say, show_object, show_rows, table
 from slotsched.cli.session import Session
-from slotsched.cli.text import ago, compact, moment, plain, span
 from slotsched.errors import UsageError
+from slotsched.text import ago, compact, moment, plain, span
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -160,9 +160,9 @@ def _last(schedule: Schedule, now: dt.datetime) -> str:
 
 
 def _runs(tasks: Iterable[Task], now: dt.datetime) -> str:
-    from slotsched.cli.columns import ran
-    from slotsched.cli.text import short
     from slotsched.model import TERMINAL
+    from slotsched.taskwords import ran
+    from slotsched.text import short
 
     return "\n".join(
         plain(

@@ -12,8 +12,8 @@ from slotsched.cli import schedule_options as options
 from slotsched.cli.options import JobArgument, OutputOption, TimeoutOption, duration, since
 from slotsched.cli.render import Output, is_terminal, put, put_lines, say, show_object
 from slotsched.cli.session import Session
-from slotsched.cli.text import ago, moment, short
 from slotsched.errors import UsageError
+from slotsched.text import ago, moment, short
 
 if TYPE_CHECKING:
     from slotsched.model import Schedule

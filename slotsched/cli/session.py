@@ -53,6 +53,7 @@ SCHEDULER_FLAGS = (
     "log_limit",
     "log_level",
 )
+WEB_FLAGS = ("web_listen", "web_hosts", "log_level")
 
 
 class Session:

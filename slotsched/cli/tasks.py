@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,12 +25,12 @@ from slotsched.cli.options import (
 from slotsched.cli.phrases import confirm, ending, say_rejoin, worst
 from slotsched.cli.render import Output, is_terminal, pairs, put, say, show_object, use_color
 from slotsched.cli.session import Session, now
-from slotsched.cli.text import ago, compact, moment, plain, short, slot_count, span
 from slotsched.errors import SlotschedError, UsageError
+from slotsched.text import moment, plain, short
 
 if TYPE_CHECKING:
     from slotsched.client import Handle
-    from slotsched.model import Attempt, Task
+    from slotsched.model import Task
 
 MOST_RETRIED = 10_000
 
@@ -203,77 +203,10 @@ def task_show(context: typer.Context, task: TaskArgument, output: OutputOption =
     """Show everything about one task."""
     session = Session.of(context)
     found = session.client.get(session.resolve(task))
-    show_object(found.to_object(), output, identity=found.id, lines=lambda: _description(session, found))
+    show_object(found.to_object(), output, identity=found.id, lines=lambda: pairs(_facts(session, found)))
 
 
-def _description(session: Session, task: Task) -> Iterator[str]:
-    from slotsched.cli.columns import progress, ran, waited
-    from slotsched.quantities import format_size
+def _facts(session: Session, task: Task) -> list[tuple[str, str]]:
+    from slotsched.taskfacts import facts
 
-    moment_now = now()
-    needs = task.needs
-    resources = ", ".join(f"{units} {name}" for name, units in sorted(needs.resources.items()))
-    alone = "alone on its machine" if needs.exclusive else ""
-    holds = [slot_count(needs.slots), format_size(needs.memory) if needs.memory else "", resources, *needs.tags, alone]
-    sentence = session.client.explain(task)
-    yield from pairs(
-        [
-            ("Id", task.id),
-            ("Job", task.job),
-            ("Status", task.status.value),
-            ("Why", plain(sentence) if sentence != task.status.value else ""),
-            ("Arguments", "\n".join(f"{name}={plain(_shown(value))}" for name, value in task.args.items())),
-            ("Needs", ", ".join(part for part in holds if part)),
-            ("Max time", span(task.max_time) if task.max_time else ""),
-            ("Priority", f"{task.priority:g}" if task.priority else ""),
-            ("Enqueued", f"{moment(task.created_at)} ({ago(task.created_at, moment_now)}) by {task.owner or '-'}"),
-            ("Due", moment(task.due_at)),
-            ("Started", moment(task.started_at) + f", waited {waited(task, moment_now)}" if task.started_at else ""),
-            ("Ended", moment(task.ended_at) + f", ran {ran(task, moment_now)}" if task.ended_at else ""),
-            ("Instance", task.instance.name if task.instance else ""),
-            ("Progress", plain(progress(task.progress)) if task.progress else ""),
-            ("Result", compact(task.result) if task.result is not None else ""),
-            ("Parents", _parents(task)),
-            ("Trigger", task.trigger if task.trigger != "manual" else ""),
-            ("Tags", ", ".join(task.tags)),
-            ("Key", plain(task.key or "")),
-            ("Retry of", short(task.retry_of) if task.retry_of else ""),
-            ("Retries", f"{task.retry.limit}, on {', '.join(task.retry.on)}" if task.retry.limit else ""),
-            ("Attempts", "\n".join(_attempt(attempt) for attempt in task.attempts)),
-        ]
-    )
-
-
-def _parents(task: Task) -> str:
-    """The tasks it waits for or waited for, and how they had to end."""
-    from slotsched.explain import MOST_NAMED
-
-    if not task.parents:
-        return ""
-    named = ", ".join(short(parent) for parent in task.parents[:MOST_NAMED])
-    more = f" and {len(task.parents) - MOST_NAMED} more" if len(task.parents) > MOST_NAMED else ""
-    return f"{named}{more} ({task.when or 'success'})"
-
-
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else compact(value)
-
-
-def _attempt(attempt: Attempt) -> str:
-    from slotsched.quantities import format_duration, format_size
-
-    parts = [f"{attempt.number}  {attempt.instance.name}  {moment(attempt.started_at)}"]
-    if attempt.ended_at is not None:
-        ran = format_duration((attempt.ended_at - attempt.started_at).total_seconds())
-        code = f" {attempt.exit_code}" if attempt.exit_code is not None else ""
-        parts.append(f"{ran}  {attempt.reason or '-'}{code}")
-    if attempt.cpu_seconds is not None:
-        parts.append(f"cpu {format_duration(attempt.cpu_seconds)}")
-    if attempt.peak_memory:
-        parts.append(f"peak {format_size(attempt.peak_memory)}")
-    if attempt.log is not None:
-        kept = f"{attempt.log.store.rstrip('/')}/{attempt.log.key}" if attempt.log.uploaded else "not uploaded yet"
-        parts.append(f"log {format_size(attempt.log.bytes)}, {kept}" if attempt.log.uploaded else f"log {kept}")
-    if attempt.message:
-        parts.append(plain(attempt.message))
-    return "  ".join(parts)
+    return facts(task, session.client.explain(task), now())

@@ -25,8 +25,9 @@ from slotsched.cli import (
     schedules,
     serve,
     tasks,
+    web,
 )
-from slotsched.cli.base import CONTEXT, Command, Group, SchedulerCommand
+from slotsched.cli.base import CONTEXT, Command, Group, SchedulerCommand, WebCommand
 from slotsched.cli.render import put
 from slotsched.cli.session import PLACE_FLAGS, Session
 
@@ -86,19 +87,27 @@ _GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
         },
     ),
     "scheduler": ("Run an instance on this machine.", {"run": serve.scheduler_run}),
+    "token": (
+        "Say who may use the web face.",
+        {"add": web.token_add, "ls": web.token_ls, "rm": web.token_rm},
+    ),
     "db": (
         "Prepare, measure and prune the database.",
         {"init": database.db_init, "stats": database.db_stats, "prune": database.db_prune},
     ),
     "config": ("Look at the settings.", {"show": config.config_show, "path": config.config_path}),
 }
-_LAST: dict[str, Callable[..., Any]] = {"doctor": doctor.doctor, "completion": completion.completion}
+_LAST: dict[str, Callable[..., Any]] = {
+    "web": web.web,
+    "doctor": doctor.doctor,
+    "completion": completion.completion,
+}
 _OF_SCHEDULERS = frozenset({serve.up, serve.scheduler_run, config.config_show, doctor.doctor})
 _SECTIONS = {
     "Start here": list(_START),
     "Tasks": [*_TASKS, "task"],
     "Jobs and instances": ["job", "schedule", "instance", "scheduler"],
-    "Administration": ["doctor", "db", "config", "completion"],
+    "Administration": ["web", "token", "doctor", "db", "config", "completion"],
 }
 
 
@@ -139,7 +148,7 @@ def _app(cls: type[Group]) -> typer.Typer:
 
 
 def _add(app: typer.Typer, name: str, function: Callable[..., Any]) -> None:
-    cls = SchedulerCommand if function in _OF_SCHEDULERS else Command
+    cls = WebCommand if function is web.web else SchedulerCommand if function in _OF_SCHEDULERS else Command
     app.command(name, cls=cls, context_settings=CONTEXT)(function)
 
 

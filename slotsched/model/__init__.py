@@ -33,6 +33,7 @@ from slotsched.model.task import (
     Task,
     TaskRequest,
 )
+from slotsched.model.token import Token
 
 __all__ = [
     "NOTIFY_ON",
@@ -70,6 +71,7 @@ __all__ = [
     "Status",
     "Task",
     "TaskRequest",
+    "Token",
     "concurrency_limit",
     "job_from_document",
     "job_to_document",

@@ -6,7 +6,6 @@ Plain and synchronous on purpose: the loop owns all scheduling state, so nothing
 
 from __future__ import annotations
 
-import random
 import secrets
 import selectors
 import signal
@@ -49,7 +48,6 @@ from slotsched.scheduler.watching import Watcher
 
 POLL_SECONDS = 1.0
 RESCAN_SECONDS = 2.0
-PRUNE_SECONDS = 3600.0
 STRAYS_SECONDS = 60.0
 # The loop's own pulse: without a store, the supervisors end their tasks once it is older than a third of the lease.
 LONGEST_SLEEP_SECONDS = 1.0
@@ -76,6 +74,7 @@ class Loop:
         self._uploader = Uploader(engine)
         self._tailer = Tailer(engine)
         self._watcher = Watcher(engine)
+        self._pruner = Pruner(engine)
         self._starter = Starter(engine)
         self._notifier = Notifier(engine)
         self._finisher = Finisher(engine, on_settled=self._uploader.add, on_recorded=self._notifier.ended)
@@ -114,9 +113,6 @@ class Loop:
         again = 2 * REST_SHARE * self._engine.settings.lease  # the try itself counts, and may take half of it
         self._register = Duty("register", self._run_register, again, needs_store=False)
         self._launches = Duty("launches", self._supervision.run_once, POLL_SECONDS, needs_store=False)
-        # A random first time, so that instances started together do not prune together.
-        first_prune = self._engine.now() + PRUNE_SECONDS * random.random()
-        prune = Duty("prune", Pruner(self._engine).run_once, PRUNE_SECONDS, urgent=False, next_at=first_prune)
         strays = Duty("strays", self._engine.store.queue.quarantine_strays, STRAYS_SECONDS, urgent=False)
         leaks = Duty("leaks", self._engine.store.permits.free_strays, STRAYS_SECONDS, urgent=False)
         misfits = Duty("misfits", self._engine.store.firing.quarantine_strays, STRAYS_SECONDS, urgent=False)
@@ -134,7 +130,6 @@ class Loop:
                 self._claim,
                 self._rescue,
                 self._launches,
-                prune,
                 strays,
                 leaks,
                 forsaken,
@@ -155,6 +150,7 @@ class Loop:
         self._uploader.start()
         self._tailer.start()
         self._watcher.start()
+        self._pruner.start()
         while not self._done():
             self._turn()
         return self._end()
@@ -217,6 +213,7 @@ class Loop:
         """Leave nothing behind but what a next start can pick up."""
         engine = self._engine
         self._watcher.stop()
+        self._pruner.stop()
         self._tailer.stop()
         if self._replace:
             engine.launcher.close()

@@ -1,29 +1,54 @@
-"""Retention as a duty: finished tasks, log tails and old log objects go, a batch per pass."""
+"""Retention on a thread of its own: finished tasks and old log objects go, once an hour.
+
+What is old is looked for in the log store, too, whose listing may take minutes or not answer at all: the loop must not
+wait for that, or the lease would end over it.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
+import random
+import threading
 
-from slotsched.errors import ArchiveError
+from slotsched.errors import SlotschedError
 from slotsched.scheduler.engine import Engine
 
+PRUNE_SECONDS = 3600.0
 
-class Pruner:
-    """One pass does what `slotsched db prune` does by hand."""
 
-    def __init__(self, engine: Engine) -> None:
+class Pruner(threading.Thread):
+    """Does every hour what `slotsched db prune` does by hand. first: seconds until the first time; chance unless given,
+    so that instances started together do not prune together.
+    """
+
+    def __init__(self, engine: Engine, first: float | None = None) -> None:
+        super().__init__(name="prune", daemon=True)
         self._engine = engine
+        self._pause = PRUNE_SECONDS * random.random() if first is None else first
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def run(self) -> None:
+        while not self._stopping.wait(self._pause):
+            self._pause = PRUNE_SECONDS
+            try:
+                self.run_once()
+            except SlotschedError as error:
+                self._engine.log.warning("not pruned", why=str(error))
+            except Exception:  # one odd object must not end the thread
+                self._engine.log.exception("not pruned, unexpectedly")
 
     def run_once(self) -> int:
-        """Returns how many tasks were removed. By the store's clock: this machine's may be a year ahead."""
+        """Returns how many tasks were removed. By the store's clock: this machine's may be a year ahead.
+
+        Raises StoreError, ArchiveError.
+        """
         engine = self._engine
         keep = engine.settings.keep
         removed = engine.store.upkeep.prune(keep)
-        try:
-            objects = engine.archive.prune((engine.store.now() - dt.timedelta(seconds=keep)).date())
-        except ArchiveError as error:
-            engine.log.warning("old logs not pruned", why=str(error))
-            objects = 0
+        objects = engine.archive.prune((engine.store.now() - dt.timedelta(seconds=keep)).date())
         if removed or objects:
             engine.log.info("pruned", tasks=removed, logs=objects)
         return removed

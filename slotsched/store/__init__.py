@@ -22,6 +22,7 @@ from slotsched.store.resolve import Followed, Resolve
 from slotsched.store.schedules import ScheduleFilter, Schedules
 from slotsched.store.tails import Chunk, Tails
 from slotsched.store.tasks import TaskFilter, Tasks
+from slotsched.store.tokens import Tokens
 from slotsched.store.upkeep import Upkeep
 from slotsched.store.watch import Event, Followers, Freed, Touched, Watch, Work
 
@@ -53,6 +54,7 @@ __all__ = [
     "Tails",
     "TaskFilter",
     "Tasks",
+    "Tokens",
     "Touched",
     "Upkeep",
     "Waiting",
@@ -80,6 +82,7 @@ class Store:
         self.firing = Firing(connection, self.catalogs)
         self.declared = Declared(connection, self.catalogs, self.schedules)
         self.tails = Tails(connection)
+        self.tokens = Tokens(connection)
         self.upkeep = Upkeep(connection, self.instances, self.catalogs)
 
     @property

@@ -128,6 +128,19 @@ INDEXES: Mapping[str, tuple[IndexModel, ...]] = {
         IndexModel([("kind", _UP), ("job", _UP), ("first_at", _DOWN)], name="by_job"),
         IndexModel([("holders", _UP)], name="by_holder"),
     ),
+    "tokens": (
+        # verify, session
+        IndexModel([("hash", _UP)], name="by_hash", unique=True),
+        # remove: the sessions of a token
+        IndexModel([("parent", _UP)], name="by_parent", partialFilterExpression={"parent": {"$exists": True}}),
+        # sessions go by themselves; an expired token stays, or its end would open the web face to everybody
+        IndexModel(
+            [("expires_at", _UP)],
+            name="ttl",
+            expireAfterSeconds=0,
+            partialFilterExpression={"parent": {"$exists": True}},
+        ),
+    ),
     "log_tail": (IndexModel([("at", _UP)], name="ttl", expireAfterSeconds=TAIL_SECONDS),),
 }
 

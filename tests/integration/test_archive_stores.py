@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import gzip
 import hashlib
+import os
 import random
 import tracemalloc
 from collections.abc import Iterator
@@ -133,6 +134,20 @@ def test_prune_deletes_whole_days_before_the_date_and_nothing_else(place: Place,
         [log_key("a1", n, day) for day in days[2:] for n in (1, 2, 3)] + ["slotsched-note", "2025/12/31/a1/notes.txt"]
     )
     assert place.archive.prune(dt.date(2026, 3, 4)) == 0
+
+
+def test_looking_for_old_logs_lists_no_newer_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of a hundred thousand logs was listed whole once an hour."""
+    archive = open_archive(str(tmp_path / "logs"))
+    days = [dt.datetime(*day, tzinfo=dt.UTC) for day in ((2026, 3, 3), (2026, 3, 4))]
+    for day in days:
+        archive.put(log_key("a1", 1, day), log_file(tmp_path, b"x\n"))
+    listed: list[str] = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
+    assert archive.prune(dt.date(2026, 3, 4)) == 1
+    assert any(path.endswith("2026/03/03/a1") for path in listed), "the check sees what is listed"
+    assert not any("2026/03/04" in path for path in listed)
 
 
 def test_a_large_log_is_stored_and_read_in_bounded_memory(place: Place, tmp_path: Path) -> None:

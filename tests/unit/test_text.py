@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotsched.cli.text import ago, cut, parse_moment, plain, span, width
+from slotsched.text import ago, cut, parse_moment, plain, span, width
 
 
 @pytest.fixture(autouse=True)

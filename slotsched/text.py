@@ -8,7 +8,7 @@ import re
 import unicodedata
 from typing import Any
 
-from slotsched.quantities import format_duration
+from slotsched.quantities import format_duration, parse_duration
 
 SHORT_ID = 8  # the last ones: an ObjectId begins with its second
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?")
@@ -46,6 +46,14 @@ def parse_moment(text: str, now: dt.datetime) -> dt.datetime:
     except ValueError:
         raise ValueError(f'"{text}" is not a time such as 03:15, 2026-11-21T03:15 or 2026-11-21T03:15Z') from None
     return parsed.astimezone()  # naive: taken as local
+
+
+def parse_since(text: str, now: dt.datetime) -> dt.datetime:
+    """The aware time of a duration before `now` (`1h`), or of a time as in `parse_moment`. ValueError otherwise."""
+    try:
+        return now - dt.timedelta(seconds=parse_duration(text))
+    except (ValueError, OverflowError):
+        return parse_moment(text, now)
 
 
 def _next_clock(hour: int, minute: int, second: int, text: str, now: dt.datetime) -> dt.datetime:

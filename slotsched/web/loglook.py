@@ -1,0 +1,93 @@
+"""A part of an attempt's log as rows for a page: the last lines, or those before a line, all or only some."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+from slotsched.loglines import Filter, Line, body, level_name, parse
+
+MOST_ROWS = 2_000  # a page with 145,000 takes a browser five seconds
+MOST_CHARACTERS = 64 << 10  # of one row: pieces of a long line are joined up to here
+SEARCH_SECONDS = 5.0  # of a whole log
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """number: of the line in the log, from 1. at: ms since 1970, None where the line does not say."""
+
+    number: int
+    at: float | None
+    level: str
+    stream: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """rows: oldest first. earlier: there are rows before them. stopped_at: the line at which a search gave up."""
+
+    rows: list[Row] = field(default_factory=list)
+    earlier: bool = False
+    stopped_at: int | None = None
+
+
+def look(
+    lines: Iterable[bytes],
+    wanted: Filter | None = None,
+    *,
+    before: int | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Look:
+    """The last rows of a log, or the last ones before the line of that number.
+
+    wanted: only lines that it accepts; looking for them ends after SEARCH_SECONDS. Raises UsageError for a pattern
+    that takes too long on one line.
+    """
+    kept: deque[tuple[int, bytes]] = deque(maxlen=MOST_ROWS + 1)
+    stopped_at = None
+    end = clock() + SEARCH_SECONDS
+    for number, line in enumerate(lines, 1):
+        if before is not None and number >= before:
+            break
+        if wanted is not None:
+            if clock() > end:
+                stopped_at = number
+                break
+            if not wanted.accepts(parse(line)):
+                continue
+        kept.append((number, line))
+    earlier = len(kept) > MOST_ROWS
+    shown = list(kept)[-MOST_ROWS:]
+    return Look(rows=_rows(shown), earlier=earlier, stopped_at=stopped_at)
+
+
+def _rows(numbered: Iterable[tuple[int, bytes]]) -> list[Row]:
+    """A row a line; the pieces of a long one make one row while no line of another stream comes between them."""
+    rows: list[Row] = []
+    unfinished: str | None = None
+    for number, text in numbered:
+        line = parse(text)
+        if rows and unfinished is not None and line.stream == unfinished:
+            joined = rows[-1].text + body(line)
+            rows[-1] = replace(rows[-1], text=_cut(joined))
+        else:
+            rows.append(_row(number, line))
+        unfinished = line.stream if line.part else None
+    return rows
+
+
+def _row(number: int, line: Line) -> Row:
+    return Row(
+        number=number,
+        at=line.time,
+        level=level_name(line.level),
+        stream=line.stream or "",
+        text=_cut(body(line)),
+    )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + "…"
