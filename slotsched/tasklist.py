@@ -21,10 +21,14 @@ Word = TypeVar("Word", Status, Reason)
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """Some tasks in the order asked for. fleet: who could run those that wait. more: there are others behind them."""
+    """Some tasks in the order asked for. fleet: who could run those that wait. more: there are others behind them.
+
+    now: the store's, up to which waits and runs that go on are counted.
+    """
 
     tasks: list[Task]
     fleet: Fleet
+    now: dt.datetime
     more: bool
 
 
@@ -61,12 +65,13 @@ def read_filter(
 
 
 def page(store: Store, wanted: TaskFilter, limit: int, *, after: str | None = None) -> Page:
-    """At most `limit` tasks (0: all), behind the one whose full id is `after`."""
+    """At most `limit` tasks (0: all), behind the one whose full id is `after`. Raises StoreError."""
+    now = store.now()  # first: it refuses a store that cannot be used, and that would show an empty list
     found = store.tasks.find(wanted, limit=limit + 1 if limit else 0, after=after)
     tasks = found[:limit] if limit else found
     pending = [task for task in tasks if task.status is Status.PENDING]
     fleet = fleet_of(store, pending=pending) if pending else Fleet()
-    return Page(tasks=tasks, fleet=fleet, more=len(found) > len(tasks))
+    return Page(tasks=tasks, fleet=fleet, now=now, more=len(found) > len(tasks))
 
 
 def _one_of(kind: type[Word], name: str, word: str) -> Word:

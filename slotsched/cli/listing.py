@@ -128,7 +128,7 @@ def _show(session: Session, wanted: TaskFilter, limit: int, output: Output, *, n
     from slotsched.cli.columns import task_columns
 
     rows = _page(session, wanted, limit)
-    columns = task_columns(rows.fleet, now())
+    columns = task_columns(rows.fleet, rows.now)
     show_rows(rows.tasks, columns, output, to_object=lambda task: task.to_object(), to_id=lambda task: task.id)
     if rows.more:
         say(f"the newest {limit} are shown; -n 0 shows all")
@@ -161,8 +161,8 @@ def _redraw(session: Session, wanted: TaskFilter, limit: int, *, wide: bool) -> 
     height = shutil.get_terminal_size().lines
     rows = _page(session, wanted, min(limit or height, height - 3))
     width, color = columns_of(sys.stdout), use_color(sys.stdout)
-    lines = list(table(rows.tasks, task_columns(rows.fleet, now()), wide=wide, limit=width, color=color))
-    title = f"{len(rows.tasks)}{'+' if rows.more else ''} tasks  {moment(now())}  Ctrl-C ends"
+    lines = list(table(rows.tasks, task_columns(rows.fleet, rows.now), wide=wide, limit=width, color=color))
+    title = f"{len(rows.tasks)}{'+' if rows.more else ''} tasks  {moment(rows.now)}  Ctrl-C ends"
     sys.stdout.write(_HOME_AND_CLEAR)
     put_lines([title, "", *lines][: height - 1])
     sys.stdout.flush()
@@ -176,8 +176,8 @@ def _watch_piped(session: Session, wanted: TaskFilter, limit: int) -> None:
     seen: dict[str, tuple[str, str]] = {}
     while True:
         rows = _page(session, wanted, limit)
-        columns = task_columns(rows.fleet, now())
-        state = {task.id: (task.status.value, why_words(task, rows.fleet, now())) for task in rows.tasks}
+        columns = task_columns(rows.fleet, rows.now)
+        state = {task.id: (task.status.value, why_words(task, rows.fleet, rows.now)) for task in rows.tasks}
         changed = [task for task in rows.tasks if seen.get(task.id) != state[task.id]]
         lines = list(table(changed, columns, wide=False, limit=None, color=False))
         put_lines(lines if not seen else lines[1:])

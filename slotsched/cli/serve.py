@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slotsched.cli.render import pairs, say_lines
-from slotsched.cli.session import Session
+from slotsched.cli.session import PLACE_FLAGS, WEB_FLAGS, Session
 
 if TYPE_CHECKING:
     from slotsched.settings import Settings
@@ -28,7 +29,7 @@ def up(
 ) -> None:
     """Run everything on this machine until Ctrl-C, which drains.
 
-    A database unless one is set, a folder for logs, a scheduler with its slots.
+    A database unless one is set, a folder for logs, a scheduler with its slots, the web face.
 
     Every setting may be given as a flag: --memory, --resources gpu=1, --tags ssd, --lease, --containment, ...
     """
@@ -37,7 +38,9 @@ def up(
     from slotsched.cli.screen import bar_until_done
     from slotsched.standalone import Standalone
 
-    everything = Standalone(session.loaded)
+    flags = {name: value for name, value in session.flags.items() if name in PLACE_FLAGS + WEB_FLAGS}
+    web = [sys.executable, "-m", "slotsched", "web", *(f"--{name.replace('_', '-')}={flags[name]}" for name in flags)]
+    everything = Standalone(session.loaded, web)
     everything.lock()
     try:
         with bar_until_done() as progress:
@@ -63,6 +66,7 @@ def _introduction(session: Session, settings: Settings, data: Path | None) -> It
             ("logs", settings.log_store),
             ("jobs", f"{settings.jobs_dir}  ({', '.join(jobs[:6]) or 'none yet'}{', ...' if len(jobs) > 6 else ''})"),
             ("slots", str(settings.slots or usable_cpus())),
+            ("web", f"http://{settings.web_listen}/"),
             ("next", f"{following}    in another terminal; Ctrl-C here finishes what runs and ends"),
         ]
     )

@@ -24,7 +24,7 @@ def web(context: typer.Context) -> None:
     settings = Session.of(context).settings
     from slotsched.web.server import serve
 
-    raise typer.Exit(serve(settings, lambda url: say(f"{url}  (Ctrl-C ends)")))
+    raise typer.Exit(serve(settings))
 
 
 def token_add(

@@ -130,9 +130,9 @@ INDEXES: Mapping[str, tuple[IndexModel, ...]] = {
     ),
     "tokens": (
         # verify, session
-        IndexModel([("hash", _UP)], name="by_hash", unique=True),
-        # remove: the sessions of a token
-        IndexModel([("parent", _UP)], name="by_parent", partialFilterExpression={"parent": {"$exists": True}}),
+        IndexModel([("hash", _UP)], name="by_hash", unique=True, partialFilterExpression={"hash": {"$exists": True}}),
+        # remove: the sessions of a token; find, any: tokens have no parent
+        IndexModel([("parent", _UP), ("_id", _UP)], name="by_parent"),
         # sessions go by themselves; an expired token stays, or its end would open the web face to everybody
         IndexModel(
             [("expires_at", _UP)],

@@ -1,7 +1,8 @@
 """Tokens of the web face and the sessions of browsers opened with them. Their secrets are kept as hashes only.
 
 A secret is 256 random bits, so a plain SHA-256 is all the hashing it needs: there is nothing to guess. A session is a
-short-lived token of its own that names the one it was opened with, and is good for as long as that one is.
+short-lived token of its own that names the one it was opened with, and is good for as long as that one is: a new one
+of the same name is another.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from slotsched import errors
 from slotsched.model import Token
 from slotsched.store import indexes
 from slotsched.store.connection import Connection, Document
-from slotsched.store.reading import Reader, Unreadable
+from slotsched.store.reading import LARGEST_SECONDS, Reader, Unreadable
 
 PREFIX = "slot_"  # what secret scanners and people know one by
 SESSION_SECONDS = 12 * 3600.0
@@ -46,6 +47,8 @@ class Tokens:
                 f'"{name}" is no name for a token: 1 to 64 letters, digits and . _ @ -, a letter or digit first'
             )
         secret = PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
+        if lifetime is not None and not lifetime <= LARGEST_SECONDS:
+            raise errors.UsageError("a token that ends does so within 31 years; leave its end out")
         now = self._connection.now(fresh=True)
         document: Document = {"_id": name, "hash": _hash(secret), "read_only": read_only, "created_at": now}
         if lifetime is not None:
@@ -61,13 +64,13 @@ class Tokens:
         return secret
 
     def find(self) -> list[Token]:
-        """All tokens by name, expired ones too. Index `_id`."""
+        """All tokens by name, expired ones too. Index `by_parent`."""
         with self._connection.guard():
             found = list(self._tokens.find({"parent": {"$exists": False}}).sort("_id", 1))
         return [_shown(document) for document in found]
 
     def any(self) -> bool:
-        """Whether there is a token at all: from the first one on nobody gets in without. Index `_id`.
+        """Whether there is a token at all: from the first one on nobody gets in without. Index `by_parent`.
 
         An expired one counts, and stays until somebody removes it: that time passes must not open a door.
         """
@@ -80,10 +83,19 @@ class Tokens:
         The token goes first: a session is refused as soon as its token is gone.
         """
         with self._connection.guard():
-            gone = self._tokens.delete_one({"_id": name, "parent": {"$exists": False}}).deleted_count
+            gone = self._remove_one(name)
             self._tokens.delete_many({"parent": name})
+            gone = gone or any(map(self._remove_one, self._other_ids(name)))
         if not gone:
             raise errors.NotFound(f'no token "{name}"; slotsched token ls shows all')
+
+    def _remove_one(self, found: Any) -> int:
+        return self._tokens.delete_one({"_id": {"$eq": found}, "parent": {"$exists": False}}).deleted_count
+
+    def _other_ids(self, name: str) -> list[Any]:
+        """What a listing shows as this name and is no text: a document that nobody made here."""
+        ids = [one["_id"] for one in self._tokens.find({"parent": {"$exists": False}}, {"_id": 1})]
+        return [one for one in ids if str(one) == name]
 
     # --- who is it --------------------------------------------------------------------------------
     def verify(self, secret: str) -> Token | None:
@@ -97,7 +109,8 @@ class Tokens:
         now = self._connection.now()
         hashed = _hash(secret)
         expires = now + dt.timedelta(seconds=SESSION_SECONDS)
-        session = {"_id": hashed, "hash": hashed, "parent": token.name, "created_at": now, "expires_at": expires}
+        session = {"_id": hashed, "hash": hashed, "created_at": now, "expires_at": expires}
+        session |= {"parent": token.name, "parent_at": token.created_at}
         indexes.ensure(self._connection)
         with self._connection.guard():
             self._tokens.update_one({"_id": hashed}, {"$setOnInsert": session}, upsert=True)
@@ -106,11 +119,14 @@ class Tokens:
     def session(self, secret: str) -> Token | None:
         """The token that a session was opened with, while both are good. Indexes `by_hash`, `_id`."""
         session = self._by_hash(secret, session=True)
-        if session is None or self._is_over(session) or not isinstance(session["parent"], str):
+        if session is None or "expires_at" not in session or self._is_over(session):
+            return None
+        if not isinstance(session["parent"], str):
             return None
         with self._connection.guard():
             parent = self._certain.find_one({"_id": session["parent"], "parent": {"$exists": False}})
-        return None if parent is None else self._good(parent)
+        token = None if parent is None else self._good(parent)
+        return token if token is not None and token.created_at == session.get("parent_at") else None
 
     def close_session(self, secret: str) -> None:
         """Ends a session; nothing where there is none. Index `by_hash`."""
@@ -120,8 +136,10 @@ class Tokens:
     def _by_hash(self, secret: str, *, session: bool) -> Document | None:
         if len(secret) > _LONGEST_SECRET:
             return None
+        hashed = _hash(secret)
         with self._connection.guard():
-            return self._certain.find_one({"hash": _hash(secret), "parent": {"$exists": session}})
+            found = self._certain.find_one({"hash": hashed, "parent": {"$exists": session}})
+        return found if found is not None and found["hash"] == hashed else None  # a list that has it is no hash
 
     def _good(self, document: Document) -> Token | None:
         """A document that makes no sense opens nothing."""
@@ -145,11 +163,13 @@ def _hash(secret: str) -> str:
 
 def _read(document: Document) -> Token:
     token = Reader(document)
+    if not token.has("read_only"):
+        raise Unreadable("read_only: missing")
     return Token(
         name=token.text("_id"),
         read_only=token.flag("read_only"),
         created_at=token.date("created_at"),
-        expires_at=token.maybe_date("expires_at"),
+        expires_at=token.date("expires_at") if "expires_at" in document else None,
     )
 
 

@@ -62,6 +62,7 @@ def _page_routes(pages: Pages, access: Access, renderer: Renderer) -> list[BaseR
         route("/", pages.home),
         route("/tasks", pages.tasks),
         route("/tasks/{task}", pages.task),
+        route("/tasks/{task}/log.events", pages.log_events),
         route("/tasks/{task}/log.txt", pages.log_printed),
         route("/tasks/{task}/log.ndjson.gz", pages.log_packed),
         route("/tasks/{task}/cancel", pages.cancel, "POST"),

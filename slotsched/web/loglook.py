@@ -61,10 +61,10 @@ def look(
         kept.append((number, line))
     earlier = len(kept) > MOST_ROWS
     shown = list(kept)[-MOST_ROWS:]
-    return Look(rows=_rows(shown), earlier=earlier, stopped_at=stopped_at)
+    return Look(rows=rows_of(shown), earlier=earlier, stopped_at=stopped_at)
 
 
-def _rows(numbered: Iterable[tuple[int, bytes]]) -> list[Row]:
+def rows_of(numbered: Iterable[tuple[int, bytes]]) -> list[Row]:
     """A row a line; the pieces of a long one make one row while no line of another stream comes between them."""
     rows: list[Row] = []
     unfinished: str | None = None

@@ -9,15 +9,16 @@ from urllib.parse import urlencode
 
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
-from slotsched.errors import ArchiveError, NotFound, UsageError
+from slotsched.errors import ArchiveError, NotFound, Refused, UsageError
 from slotsched.loglines import raw
-from slotsched.model import OPEN, Reason, Status, Task
+from slotsched.model import OPEN, TERMINAL, Reason, Status, Task
 from slotsched.store.tokens import SESSION_SECONDS
 from slotsched.tasklist import page
 from slotsched.taskwords import progress_words, ran, waited, why_words
 from slotsched.text import short
 from slotsched.web.access import COOKIE, Access
 from slotsched.web.calls import Call
+from slotsched.web.following import Followers
 from slotsched.web.loglook import Look, look
 from slotsched.web.query import FILTERS, LOG_CHOICES, Words
 from slotsched.web.reading import chosen, open_log
@@ -39,6 +40,7 @@ class Pages:
         self._client = client
         self._access = access
         self._renderer = renderer
+        self._followers = Followers()
 
     # --- looking ----------------------------------------------------------------------------------
     def home(self, call: Call) -> Response:
@@ -49,8 +51,8 @@ class Pages:
         """A page of tasks, newest first, by keys: the next one begins behind the last row of this one."""
         words = call.query(*FILTERS, "after")
         store = self._client.store
-        now = store.now()
-        found = page(store, words.filter(now), PAGE_ROWS, after=words.task_id("after"))
+        found = page(store, words.filter(store.now()), PAGE_ROWS, after=words.task_id("after"))
+        now = found.now
         rows = [
             {
                 "task": task,
@@ -95,6 +97,7 @@ class Pages:
             title=f"{task.job} {short(task.id)}",
             facts=facts(task, self._client.explain(task), self._client.store.now()),
             open=task.status in OPEN,
+            live=task.status in OPEN and not words.pairs(LOG_CHOICES),
             refresh=REFRESH_SECONDS if task.status in OPEN and not words.pairs(LOG_CHOICES) else None,
             log=shown,
             notes=notes,
@@ -117,6 +120,15 @@ class Pages:
         if found.stopped_at is not None:
             log.notes.append(f"the search took too long and ended at line {found.stopped_at}; make the pattern simpler")
         return found, log.notes
+
+    def log_events(self, call: Call) -> Response:
+        """What a running attempt logs, as it comes."""
+        call.query()
+        task = self._client.get(self._client.resolve(call.path["task"]))
+        if task.status in TERMINAL:
+            raise Refused(f"{short(task.id)} has ended; its log is on its page")
+        cookie = call.caller.session
+        return self._followers.follow(self._client, task.id, lambda: self._access.person(cookie) is not None)
 
     def log_printed(self, call: Call) -> Response:
         """The bytes that the script printed, to save."""

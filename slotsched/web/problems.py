@@ -23,6 +23,8 @@ _STATUSES: tuple[tuple[type[errors.SlotschedError], int], ...] = (
     (errors.ArchiveError, 502),
 )
 
+_ROUTING = {404: "there is nothing at this address", 405: "this address does not take that method"}
+
 
 class Problem(HTTPException):
     """Raised when a call is refused before it reaches slotsched: its form, its origin, its credentials."""
@@ -31,7 +33,8 @@ class Problem(HTTPException):
 def told(error: Exception) -> Problem:
     """The answer to an error. What is none of ours is logged, and says nothing of itself to the outside."""
     if isinstance(error, HTTPException):
-        return Problem(error.status_code, error.detail, dict(error.headers or {}))
+        detail = _ROUTING.get(error.status_code, error.detail) if type(error) is HTTPException else error.detail
+        return Problem(error.status_code, detail, dict(error.headers or {}))
     for kind, status in _STATUSES:
         if isinstance(error, kind):
             return Problem(status, str(error), {"Retry-After": RETRY_SECONDS} if status == 503 else {})

@@ -35,7 +35,7 @@ class Renderer:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.filters |= {"compact": compact, "moment": moment, "short": short, "clock": _clock}
+        self._templates.filters |= {"compact": compact, "moment": moment, "short": short, "clock": clock}
         self._templates.globals |= {"version": __version__, "counted": _counted}
 
     def page(self, template: str, caller: Caller | None, *, status: int = 200, **values: Any) -> Response:
@@ -62,7 +62,7 @@ def _counted(count: int) -> str:
     return f"{count:,}+" if count >= COUNT_CAP else f"{count:,}"
 
 
-def _clock(milliseconds: float | None) -> str:
+def clock(milliseconds: float | None) -> str:
     """`03:15:00.042` in this machine's zone; nothing for a time that is none."""
     try:
         at = None if milliseconds is None else dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC).astimezone()

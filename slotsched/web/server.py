@@ -14,8 +14,6 @@ from slotsched.client import Client
 from slotsched.errors import Refused, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from slotsched.settings import Settings
 
 MOST_CONNECTIONS = 256
@@ -25,11 +23,11 @@ SHUTDOWN_SECONDS = 10  # for answers that are under way
 _BACKLOG = 128
 
 
-def serve(settings: Settings, announce: Callable[[str], None]) -> int:
-    """Serve until SIGTERM or SIGINT; 0.
+def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; 0. Where, the log says.
 
-    announce: called with the address once it listens. Raises UsageError for an address that cannot be listened on,
-    StoreError, and Refused where others than this machine could connect and no token was ever made.
+    Raises UsageError for an address that cannot be listened on, StoreError, and Refused where others than this machine
+    could connect and no token was ever made.
     """
     import uvicorn
 
@@ -65,7 +63,6 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
             )
         )
         log.info("listening", url=url)
-        announce(url)
         with _ending_quietly():
             server.run(sockets=[listener])
         log.info("ended")

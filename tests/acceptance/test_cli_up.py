@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -37,6 +40,51 @@ def test_up_starts_everything_and_the_next_terminal_finds_it(user: User) -> None
     after = user.run("ps", "--store-timeout", "300ms")
     assert after.code == contract.EXIT_STORE_UNREACHABLE
     assert "slotsched up" in after.err
+
+
+@pytest.mark.timeout(120)
+def test_the_pages_are_there_until_it_has_ended_however_that_is(user: User) -> None:
+    with user.terminal("up", "--slots", "8", "--web-listen", f"127.0.0.1:{free_port()}", columns=120) as up:
+        shown = up.until("listening", seconds=60)
+        url = re.search(r"http://127\.0\.0\.1:\d+/", shown)
+        assert url is not None
+        with urllib.request.urlopen(f"{url[0]}tasks", timeout=10) as answer:
+            assert "No task yet" in answer.read().decode()
+        up.process.kill()
+        up.process.wait(10)
+        until(lambda: not answers(url[0]), what="the end of the pages")
+    with user.terminal("up", "--slots", "8", "--web-listen", f"127.0.0.1:{free_port()}", columns=120) as up:
+        up.until("listening", seconds=60)
+        up.process.send_signal(signal.SIGINT)
+        assert up.end(seconds=60).code == contract.EXIT_OK
+
+
+def answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.mark.timeout(120)
+def test_without_its_port_the_pages_are_missing_and_all_else_goes_on(user: User) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        with user.terminal("up", "--slots", "8", "--web-listen", where, columns=120) as up:
+            up.until(f"cannot listen on {where}", seconds=60)
+            assert user.run("enqueue", "resize", "folder=/p", "--wait", seconds=60).code == contract.EXIT_OK
+            up.process.send_signal(signal.SIGINT)
+            assert up.end(seconds=60).code == contract.EXIT_OK
 
 
 @pytest.mark.timeout(120)

@@ -7,7 +7,7 @@ import socket
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from slotsched.embedded import Mongod, find_mongod
 from slotsched.model import TaskRequest
 from slotsched.store import Store, TaskFilter, connect
 from slotsched.store.connection import describe, tls_options
+from slotsched.tasklist import page
 
 
 @pytest.fixture
@@ -146,7 +147,13 @@ def test_a_standalone_server_is_refused_with_how_to_make_it_a_set(mongod: Mongod
     )  # fmt: skip
     try:
         store = closing(f"mongodb://127.0.0.1:{port}", timeout=20.0)
-        for call in (store.check, lambda: store.tasks.enqueue(TaskRequest(job="a")), store.watch().__enter__):
+        calls: tuple[Callable[[], object], ...] = (
+            store.check,
+            lambda: store.tasks.enqueue(TaskRequest(job="a")),
+            lambda: page(store, TaskFilter(), 1),
+            store.watch().__enter__,
+        )
+        for call in calls:
             with pytest.raises(errors.StoreUnsuitable, match=r"--replSet rs0.*rs\.initiate\(\)"):
                 call()
     finally:

@@ -1,0 +1,160 @@
+"""A running attempt's log, row by row, to a browser: server-sent events, until the attempt is over.
+
+The first event holds what a page shows of the log so far and replaces it; the others add to it. A connection that
+breaks is opened again by the browser and begins anew, so nothing has to be remembered here.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from anyio import from_thread, to_thread
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from slotsched import logs
+from slotsched.errors import SlotschedError
+from slotsched.logview import POLL_SECONDS, Reading, read_log
+from slotsched.model import TERMINAL, Task
+from slotsched.web.loglook import MOST_ROWS, Row, rows_of
+from slotsched.web.problems import Problem
+from slotsched.web.rendering import clock
+
+if TYPE_CHECKING:
+    from slotsched.client import Client
+
+MOST_FOLLOWERS = 50  # each has a thread of its own
+MOST_ROWS_AT_ONCE = 500
+BEAT_SECONDS = 10.0  # how soon a browser that is gone, or may not look any more, is noticed
+EVENTS_TYPE = "text/event-stream"
+
+
+class Followers:
+    """All who follow at present."""
+
+    def __init__(self) -> None:
+        self.places = anyio.CapacityLimiter(MOST_FOLLOWERS)
+
+    def follow(self, client: Client, task_id: str, allowed: Callable[[], bool]) -> Response:
+        """The answer to one more. allowed: asked now and then whether it may still look. Raises Problem 503."""
+        if self.places.available_tokens < 1:
+            raise Problem(503, f"{MOST_FOLLOWERS} logs are being followed here already; reload the page to see more")
+        return _EventStream(self.places, client, task_id, allowed)
+
+
+class _Left(Exception):
+    """Raised in a follower's thread once nobody may look any more."""
+
+
+class _EventStream(Response):
+    media_type = EVENTS_TYPE
+
+    def __init__(
+        self, places: anyio.CapacityLimiter, client: Client, task_id: str, allowed: Callable[[], bool]
+    ) -> None:
+        self.status_code = 200
+        self.background = None
+        self.init_headers({"X-Accel-Buffering": "no"})  # a proxy must not collect it
+        self._places = places
+        self._client = client
+        self._task_id = task_id
+        self._allowed = allowed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del scope
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+
+        async def send_text(text: str) -> None:
+            await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+
+        def write(text: str) -> None:
+            """From the thread; waits until the browser takes it, and raises once it is gone."""
+            from_thread.run(send_text, text)
+
+        async with anyio.create_task_group() as group:
+
+            async def until_gone() -> None:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                group.cancel_scope.cancel()
+
+            group.start_soon(until_gone)
+            await to_thread.run_sync(self._follow, write, limiter=self._places)
+            group.cancel_scope.cancel()
+        await send({"type": "http.response.body", "body": b""})
+
+    def _follow(self, write: Callable[[str], None]) -> None:
+        """On a thread: from the log to events. What goes wrong is told as one, since the answer has begun."""
+        feed = _Feed(write)
+        beat = time.monotonic() + BEAT_SECONDS
+
+        def caught_up(_: float) -> None:
+            nonlocal beat
+            feed.flush()
+            from_thread.check_cancelled()
+            if time.monotonic() >= beat:
+                if not self._allowed():
+                    raise _Left
+                write(":\n\n")
+                beat = time.monotonic() + BEAT_SECONDS
+            time.sleep(POLL_SECONDS)
+
+        how = Reading(follow=True, sleep=caught_up)
+        client = self._client
+        before = client.get(self._task_id)
+        try:
+            for line in read_log(client.store, lambda log: client.open_archive(log.store), self._task_id, how):
+                feed.add(line)
+            feed.flush()
+            while _goes_on(before, client.get(self._task_id)):
+                caught_up(POLL_SECONDS)
+            write(_event("end", {}))
+        except _Left:
+            write(_event("end", {}))
+        except SlotschedError as error:
+            write(_event("trouble", {"detail": str(error)}))
+        except Exception:
+            logs.get_logger("web").exception("following a log failed", task=self._task_id)
+            raise
+
+
+def _goes_on(before: Task, now: Task) -> bool:
+    """Whether the page shows what is: its attempt is over, but nothing has followed yet, such as its next one."""
+    return now.status not in TERMINAL and (now.status, now.attempt) == (before.status, before.attempt)
+
+
+class _Feed:
+    """Collects lines and writes them as events: first the last rows of all there is, then what comes."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._number = 0
+        self._begun = False
+        self._waiting: deque[tuple[int, bytes]] = deque(maxlen=MOST_ROWS)
+
+    def add(self, line: bytes) -> None:
+        self._number += 1
+        self._waiting.append((self._number, line))
+        if self._begun and len(self._waiting) >= MOST_ROWS_AT_ONCE:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._begun and not self._waiting:
+            return
+        self._write(_event("more" if self._begun else "all", _shown(rows_of(self._waiting))))
+        self._begun = True
+        self._waiting.clear()
+
+
+def _shown(rows: Iterable[Row]) -> list[list[Any]]:
+    """[number, time, level, stream, text] of each, as the page's own rows have them."""
+    return [[row.number, clock(row.at), row.level, row.stream, row.text] for row in rows]
+
+
+def _event(name: str, data: list[list[Any]] | Mapping[str, str]) -> str:
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n"
