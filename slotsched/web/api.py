@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -25,6 +27,9 @@ RAW_TYPE = "application/octet-stream"  # whatever the script printed: no browser
 DEFAULT_ROWS = 50
 MOST_ROWS = 500
 MOST_BATCH = 10_000
+SEARCH_SECONDS = 60.0  # of a whole log
+TURN_SECONDS = 1.0  # of it on a thread, before others have theirs
+PIECE_BYTES = 64 << 10
 _DECIDED = ("owner", "trigger")  # follow from the caller, and cannot be chosen
 
 
@@ -79,7 +84,10 @@ class Api:
         log = open_log(self._client, self._id(call), words)
         if as_printed:
             return StreamingResponse(raw(log.lines), media_type=RAW_TYPE)
-        return StreamingResponse(_filtered(log.lines, wanted), media_type=LINES_TYPE)
+        if wanted is None:
+            return StreamingResponse(log.lines, media_type=LINES_TYPE)
+        found = _filtered(log.lines, wanted)
+        return StreamingResponse(chain([next(found)], found), media_type=LINES_TYPE)
 
     def cancel(self, call: Call) -> Response:
         return self._canceled(call, kill=False)
@@ -122,8 +130,23 @@ def _any_new(handles: Iterable[Handle]) -> bool:
     return any(not handle.existed for handle in handles)
 
 
-def _filtered(lines: Iterator[bytes], wanted: Filter | None) -> Iterator[bytes]:
-    return lines if wanted is None else (line for line in lines if wanted.accepts(parse(line)))
+def _filtered(lines: Iterator[bytes], wanted: Filter) -> Iterator[bytes]:
+    """The accepted lines in pieces, one or none a turn. UsageError where a search takes too long; of the first turn's
+    errors the answer has the status, later ones cut it.
+    """
+    kept: list[bytes] = []
+    size, end, turn = 0, time.monotonic() + SEARCH_SECONDS, time.monotonic() + TURN_SECONDS
+    for line in lines:
+        if wanted.accepts(parse(line)):
+            kept.append(line)
+            size += len(line)
+        now = time.monotonic()
+        if now > end:
+            raise UsageError(f"the search took more than {SEARCH_SECONDS:.0f} s; make the pattern simpler")
+        if size > PIECE_BYTES or now > turn:
+            yield b"".join(kept)
+            kept, size, turn = [], 0, time.monotonic() + TURN_SECONDS
+    yield b"".join(kept)
 
 
 def _answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

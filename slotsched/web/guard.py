@@ -3,6 +3,7 @@
 - A `Host` that is a name has to be known here. A foreign site that lets its own name point at this server (DNS
   rebinding) could read everything otherwise; an address cannot be pointed anywhere.
 - What changes something must come from our own pages, or from no page at all: `Origin` and `Sec-Fetch-Site`.
+- A page of another site may lead here, and load nothing: where no token is needed its images could start searches.
 - The policy lets a page run nothing and load nothing but our own files, be framed by nobody, and send forms to us only.
 """
 
@@ -19,6 +20,7 @@ from slotsched.web.problems import Problem, as_json
 
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 LOCAL_NAMES = frozenset({"localhost"})
+OWN_SITES = frozenset({"same-origin", "none"})  # of Sec-Fetch-Site; none: typed in, or no browser
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -66,6 +68,8 @@ class Guard:
             raise Problem(400, f"no host {named} is served here; names are allowed by the setting web_hosts")
         if method not in SAFE_METHODS and not _is_ours(headers, given[0]):
             raise Problem(403, "this came from a page of another site, and was not carried out")
+        if not _is_visit(headers):
+            raise Problem(403, "pages of other sites may lead here, and load nothing")
 
     def _is_known(self, given: str) -> bool:
         found = _HOST.fullmatch(given)
@@ -83,9 +87,16 @@ def _is_address(host: str) -> bool:
     return True
 
 
+def _is_visit(headers: Headers) -> bool:
+    """Whether this is no page of another site that loads something of ours into itself."""
+    if headers.get("sec-fetch-site", "none") in OWN_SITES:
+        return True
+    return (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == ("navigate", "document")
+
+
 def _is_ours(headers: Headers, host: str) -> bool:
     """Whether a call that changes something comes from a page of ours, or from a program, which has no page."""
-    if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+    if headers.get("sec-fetch-site", "none") not in OWN_SITES:
         return False
     origin = headers.get("origin")
     return origin is None or origin.lower() in {f"http://{host.lower()}", f"https://{host.lower()}"}

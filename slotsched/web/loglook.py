@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from slotsched.loglines import Filter, Line, body, level_name, parse
+from slotsched.loglines import Filter, Line, body, level_name, parse, plain
 
 MOST_ROWS = 2_000  # a page with 145,000 takes a browser five seconds
 MOST_CHARACTERS = 64 << 10  # of one row: pieces of a long line are joined up to here
@@ -84,7 +84,7 @@ def _row(number: int, line: Line) -> Row:
         number=number,
         at=line.time,
         level=level_name(line.level),
-        stream=line.stream or "",
+        stream=plain(line.stream or ""),
         text=_cut(body(line)),
     )
 

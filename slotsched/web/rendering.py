@@ -54,7 +54,10 @@ class Renderer:
 
 def _harmless(value: Any) -> Any:
     """Markup is what our own templates made; anything else comes from outside."""
-    return value if isinstance(value, Markup) else plain(str(value))
+    if isinstance(value, Markup):
+        return value
+    text = plain(str(value))
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()  # half a surrogate pair is no character
 
 
 def _counted(count: int) -> str:

@@ -1,6 +1,6 @@
 """F24: documents that no slotsched wrote, in every collection: set aside with a reason, while everything else goes on.
 
-Tasks, schedules, instances, catalogs, tails, and what limits and start rates go by.
+Tasks, schedules, instances, catalogs, tails, tokens, and what limits and start rates go by.
 """
 
 from __future__ import annotations
@@ -192,6 +192,14 @@ def test_other_collections_full_of_nonsense_are_in_nobodys_way(
     )
     database["log_tail"].insert_many([{"_id": "x"}, {"_id": 5, "task": 7, "offset": "first", "data": 3.5}])
     database["barriers"].insert_one({"_id": "settle", "at": "now"})
+    database["tokens"].insert_many(
+        [
+            {"_id": "empty"},
+            {"_id": 5, "hash": 5, "read_only": "no"},
+            {"_id": "\x1b[31mred", "hash": ["a"], "expires_at": math.nan},
+            {"_id": "session", "hash": "b", "parent": ["ann"], "expires_at": "never"},
+        ]
+    )
 
     instance = fleet.start("sane")
     task = fleet.enqueue("talker", "lines=20")
@@ -205,6 +213,13 @@ def test_other_collections_full_of_nonsense_are_in_nobodys_way(
     assert fleet.cli("logs", task).stdout.count("out ") == 20
     for words in (["job", "ls"], ["instance", "ls"], ["doctor"], ["ps", "-a"], ["why", task], ["db", "stats"]):
         assert "Traceback" not in fleet.cli(*words, check=words[0] != "doctor").stderr
+    assert fleet.cli("token", "add", "ann").stdout.startswith("slot_")
+    listed = {one["name"] for one in json.loads(fleet.cli("token", "ls", "-o", "json").stdout)}
+    assert listed == {"empty", "5", "\x1b[31mred", "ann"}
+    assert "\x1b" not in fleet.cli("token", "ls").stdout
+    for name in listed - {"ann"}:
+        fleet.cli("token", "rm", name)
+    assert fleet.cli("token", "ls", "-o", "id").stdout.split() == ["ann"]
     instances = fleet.cli("instance", "ls").stdout
     assert "sane" in instances
     figure("F24", "errors where instances, jobs, tails are nonsense", errors_of(instance), "", exactly=0)

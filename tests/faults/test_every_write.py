@@ -19,7 +19,7 @@ import pytest
 from bson import ObjectId
 from figures import Figures
 from write_cases import INSTANCES, LIMITS, QUEUE, TASKS
-from write_cases_series import CATALOGS, FIRING, RESOLVE, SCHEDULES, UPKEEP
+from write_cases_series import CATALOGS, FIRING, RESOLVE, SCHEDULES, TOKENS, UPKEEP
 from write_lab import DONE, SHORT_SECONDS, Case, Fault, Run, Studio, impatience
 from write_scan import store_trees, writing_methods
 
@@ -28,7 +28,7 @@ from slotsched.embedded import Mongod
 from slotsched.model import Schedule, TaskRequest
 from slotsched.store import Store, Tasks
 
-CASES = [*TASKS, *QUEUE, *LIMITS, *INSTANCES, *RESOLVE, *SCHEDULES, *FIRING, *CATALOGS, *UPKEEP]
+CASES = [*TASKS, *QUEUE, *LIMITS, *INSTANCES, *RESOLVE, *SCHEDULES, *FIRING, *CATALOGS, *TOKENS, *UPKEEP]
 RUNS = [(case, fault) for case in CASES for fault in case.faults()]
 AT_ONCE = 16  # nearly all of the time is spent waiting for answers
 

@@ -27,6 +27,7 @@ from fleet import JOBS, Fleet, FleetMaker, fleet, until
 from pymongo import errors as driver
 from s3_servers import S3Server
 from security_document import actions, documents
+from web_user import serving
 
 from slotsched import contract
 from slotsched.embedded import find_mongod
@@ -86,7 +87,7 @@ class Locked:
     def everything(self) -> dict[str, list[dict[str, Any]]]:
         """All that commands could change; instances renew by themselves."""
         database = self.admin[DATABASE]
-        return {name: list(database[name].find().sort("_id")) for name in ("tasks", "schedules", "jobs")}
+        return {name: list(database[name].find().sort("_id")) for name in ("tasks", "schedules", "jobs", "tokens")}
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +214,8 @@ REFUSED = {
         ("instance", "drain", "locked"): "findAndModify in slotsched.instances",
         ("job", "disable", "work"): "in slotsched.jobs",
         ("db", "prune"): "in slotsched.",
+        ("token", "add", "eve"): "insert in slotsched.tokens",
+        ("token", "rm", "ann"): "delete in slotsched.tokens",
     },
     "program": {
         ("cancel", "TASK"): "findAndModify in slotsched.tasks",
@@ -221,6 +224,9 @@ REFUSED = {
         ("schedule", "add", "work", "--every", "1h"): "in slotsched.schedules",
         ("enqueue", "work", "--after", "TASK"): "update in slotsched.tasks",
         ("schedule", "ls"): "find in slotsched.schedules",
+        ("token", "ls"): "find in slotsched.tokens",
+        ("token", "add", "eve"): "insert in slotsched.tokens",
+        ("token", "rm", "ann"): "delete in slotsched.tokens",
     },
 }
 
@@ -229,6 +235,7 @@ REFUSED = {
 def test_a_role_is_refused_the_others_acts_by_name_and_changes_nothing(locked: Locked, user: str) -> None:
     locked.ok("setup", ["db", "init"])
     (task,) = locked.ok("scheduler", ["enqueue", "work", "--in", "1h"])
+    locked.cli("scheduler", ["token", "add", "ann"])  # where it is not there yet
     commands = [[task if word == "TASK" else word for word in words] for words in REFUSED[user]]
     before = locked.everything()
     answers = locked.cli(user, *commands)
@@ -239,6 +246,26 @@ def test_a_role_is_refused_the_others_acts_by_name_and_changes_nothing(locked: L
         assert "role" in said
         assert PASSWORD not in said
     assert locked.everything() == before
+
+
+def test_the_web_face_gets_by_with_the_schedulers_role(locked: Locked) -> None:
+    """A person signs in, looks, cancels and signs out; a program enqueues, and removes what ended."""
+    locked.ok("setup", ["db", "init"])
+    everything, looks = locked.ok("scheduler", ["token", "add", "web"], ["token", "add", "looks", "--read-only"])
+    with serving(locked.fleet) as web:
+        task = web.call("POST", "/tasks", everything, {"job": "work", "in": "1h"}).json["id"]
+        assert task in {one["id"] for one in web.call("GET", "/tasks", looks).json}
+        cookie = {"Cookie": web.sign_in(everything)}
+        page = web.get(f"/tasks/{task}", cookie)
+        assert page.status == 200
+        canceled = web.form(f"/tasks/{task}/cancel", {"form_key": page.form_key}, cookie)
+        assert (canceled.status, canceled.headers["location"]) == (303, f"/tasks/{task}?done=canceled")
+        assert web.call("DELETE", f"/tasks/{task}", everything).status == 204
+        assert web.form("/sign-out", {"form_key": page.form_key}, cookie).status == 303
+        assert web.get("/tasks", cookie).status == 303
+        assert [line for line in web.log() if line["level"] >= contract.LEVEL_WARN] == []
+        assert web.stop() == 0
+    locked.ok("scheduler", ["token", "rm", "web"], ["token", "rm", "looks"])
 
 
 def test_a_user_is_asked_for_and_a_wrong_password_is_said(locked: Locked) -> None:

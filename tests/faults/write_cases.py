@@ -1,5 +1,5 @@
 """The table of writes: what people and instances do to tasks, to the queue, and to each other. `write_cases_series`
-has schedules, catalogs, tails and upkeep.
+has schedules, catalogs, tokens, tails and upkeep.
 """
 
 from __future__ import annotations

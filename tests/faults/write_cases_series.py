@@ -1,4 +1,4 @@
-"""The table of writes, second part: who waits for whom, schedules and their series, catalogs, tails, and upkeep."""
+"""The table of writes, second part: who waits for whom, schedules and their series, catalogs, tokens, tails, upkeep."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from bson import ObjectId
 from write_lab import DONE, FAILED, ME, Case, Scene
 
 from slotsched.errors import NotFound
-from slotsched.model import Broken, Facts, Job, Overlap, Schedule
+from slotsched.model import Broken, Facts, Job, Overlap, Schedule, Token
 from slotsched.store import Store
+from slotsched.store.indexes import INDEXES
 
 FIRE = ("update", "insert", "commitTransaction")
 BOOK = ("update", "commitTransaction")
-INDEXED = ("createIndexes",) * 5  # a collection each
+INDEXED = ("createIndexes",) * len(INDEXES)  # a collection each
 MINUTE = dt.timedelta(minutes=1)
 
 
@@ -314,6 +315,76 @@ CATALOGS = [
 ]
 
 
+# --- tokens -------------------------------------------------------------------------------------------
+
+
+def _token(scene: Scene) -> Token:
+    token = scene.store.tokens.verify(scene.store.tokens.add("ann"))
+    assert token is not None
+    return token
+
+
+def _session(scene: Scene) -> str:
+    return scene.store.tokens.open_session(_token(scene))
+
+
+def _revocable(scene: Scene) -> list[str]:
+    """A token with two sessions beside one that stays; the secrets."""
+    stays = scene.store.tokens.add("bob")
+    token = _token(scene)
+    return [stays, *(scene.store.tokens.open_session(token) for _ in range(2))]
+
+
+def _add(store: Store, told: list[str]) -> None:
+    told.append(store.tokens.add("ann", read_only=True))
+
+
+def _whoever_was_told_a_secret_gets_in(scene: Scene, told: list[str]) -> None:
+    """With the one token that there is. Who was told none removes it and makes another."""
+    assert len(told) <= 1
+    assert [scene.store.tokens.verify(secret) for secret in told] == scene.store.tokens.find()[: len(told)]
+
+
+def _revoke(store: Store, _: object) -> None:
+    with suppress(NotFound):
+        store.tokens.remove("ann")
+
+
+def _only_the_other_gets_in(scene: Scene, secrets: list[str]) -> None:
+    stays, *sessions = secrets
+    assert scene.store.tokens.verify(stays) is not None
+    assert [scene.store.tokens.session(secret) for secret in sessions] == [None, None]
+
+
+TOKENS = [
+    Case(
+        "tokens.add",
+        ("insert",),
+        lambda s: [],
+        _add,
+        "person",
+        "there is a token",
+        check=_whoever_was_told_a_secret_gets_in,
+    ),
+    Case("tokens.remove", ("delete", "delete"), _revocable, _revoke, "person", check=_only_the_other_gets_in),
+    Case(
+        "tokens.open_session",
+        ("update",),
+        _token,
+        lambda store, token: store.tokens.open_session(token),
+        "person",
+        "new",
+    ),
+    Case(
+        "tokens.close_session",
+        ("delete",),
+        _session,
+        lambda store, secret: store.tokens.close_session(secret),
+        "person",
+    ),
+]
+
+
 # --- tails and upkeep ---------------------------------------------------------------------------------
 
 
@@ -349,7 +420,7 @@ UPKEEP = [
     ),
     Case(
         "upkeep.init",
-        ("createIndexes",) * 5,
+        INDEXED,
         lambda s: None,
         lambda store, _: store.upkeep.init(),
         "person",

@@ -130,9 +130,9 @@ class Scene:
         tasks = sorted(everything["tasks"], key=lambda task: self._made(task["_id"]))
         names = {str(task["_id"]): f"task {number}" for number, task in enumerate(tasks)}
         everything["tasks"] = tasks
-        for name in set(COLLECTIONS) - {"tasks"}:
-            everything[name].sort(key=lambda document: str(document["_id"]))
         normal = _Normal(self.began, names)
+        for name in set(COLLECTIONS) - {"tasks"}:
+            everything[name].sort(key=lambda document: str(normal(document["_id"])))
         return {name: [normal(document) for document in found] for name, found in everything.items() if found}
 
     def _made(self, task_id: Any) -> int:
@@ -167,7 +167,7 @@ class _Normal:
     def _text(self, text: str) -> str:
         for task_id, name in self.names.items():
             text = text.replace(task_id, name).replace(task_id[::-1], name).replace(task_id[-8:], name)
-        return re.sub(r"(token|nonce|#)-?\d+|\b[0-9a-f]{24}\b|\b[0-9a-f]{8}\b", r"\1 any", text)
+        return re.sub(r"(token|nonce|#)-?\d+|\b(?:[0-9a-f]{64}|[0-9a-f]{24}|[0-9a-f]{8})\b", r"\1 any", text)
 
 
 # --- cases --------------------------------------------------------------------------------------------

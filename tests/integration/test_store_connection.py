@@ -112,7 +112,7 @@ def test_a_uri_cannot_switch_retries_off(mongod: Mongod) -> None:
 
 
 def test_an_option_that_the_driver_does_not_know_is_refused() -> None:
-    with pytest.raises(errors.StoreUnsuitable, match="Unknown option: replicaset2"):
+    with pytest.raises(errors.StoreUnsuitable, match=r"Unknown option.*replicaset"):
         connect("mongodb://127.0.0.1:1/?replicaset2=x")
 
 

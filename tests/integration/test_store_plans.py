@@ -288,3 +288,43 @@ def test_the_other_collections_are_read_by_index_too(filled: Filled) -> None:
             for plan in filled.plans(call, collection):
                 assert plan.summary.startswith(("IXSCAN", "IDHACK", "DISTINCT_SCAN", "EOF")), (collection, plan)
                 assert plan.documents <= 1, (collection, plan)
+
+
+TOKENS = 30
+SESSIONS = 400
+
+
+def test_tokens_are_told_from_sessions_by_an_index(filled: Filled) -> None:
+    """However many browsers have signed in, before the first token that is there still and after it."""
+    tokens = filled.store.tokens
+    gone = tokens.verify(tokens.add("0"))
+    assert gone is not None
+    sessions = [tokens.open_session(gone) for _ in range(SESSIONS)]
+    filled.database.tokens.delete_one({"_id": "0"})
+    secrets = [tokens.add(f"t{number:02}") for number in range(TOKENS)]
+    token = tokens.verify(secrets[7])
+    assert token is not None
+    mine = tokens.open_session(token)
+    by_hash, by_parent = "IXSCAN { hash: 1 }", "IXSCAN { parent: 1, _id: 1 }"
+    one = {by_parent, "IXSCAN { _id: 1 }", "IDHACK"}
+    calls: dict[str, tuple[Callable[[], object], list[set[str]], int]] = {
+        "verify": (lambda: tokens.verify(secrets[3]), [{by_hash}], 1),
+        "verify a wrong one": (lambda: tokens.verify("wrong"), [{by_hash}], 0),
+        "session": (lambda: tokens.session(mine), [{by_hash}, one], 1),
+        "session of a token that is gone": (lambda: tokens.session(sessions[0]), [{by_hash}, one], 1),
+        "session by a token's secret": (lambda: tokens.session(secrets[3]), [{by_hash}], 1),
+        "any": (tokens.any, [{by_parent}], 1),
+        "find": (tokens.find, [{by_parent}], TOKENS),
+        "open_session": (lambda: tokens.open_session(token), [one], 0),
+        "close_session": (lambda: tokens.close_session(sessions[1]), [{by_hash}], 1),
+        "close_session of none": (lambda: tokens.close_session("wrong"), [{by_hash}], 0),
+        "remove": (lambda: tokens.remove("t07"), [one, {by_parent}], 2),
+    }
+    for name, (call, indexes, most) in calls.items():
+        plans = filled.plans(call, "tokens")
+        assert len(plans) == len(indexes), (name, plans)
+        for plan, allowed in zip(plans, indexes, strict=True):
+            assert plan.summary in allowed, (name, plan)
+            assert plan.keys <= most + 1, (name, plan)
+            assert plan.documents <= most, (name, plan)
+            assert plan.stages.isdisjoint({"SORT", "COLLSCAN"}), (name, plan)
