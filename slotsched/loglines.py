@@ -18,17 +18,14 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from slotsched.contract import LEVEL_INFO, LEVEL_NAMES
 from slotsched.errors import UsageError
 
-if TYPE_CHECKING:
-    import regex
-
 PATTERN_CHARACTERS = 1000
+PATTERN_MEMORY_BYTES = 1 << 20  # compiled, and while it is searched for
 SEARCHED_CHARACTERS = 64 * 1024  # of one line
-SEARCH_SECONDS = 0.5  # of one line
 WRAPPER_FIELDS = frozenset({"level", "time", "msg", "stream", "part", "eol", "bytes"})
 PASSED_ENDS = {"}": "stdout", "\t": "stderr", " ": "log"}
 HIDDEN_FIELDS = frozenset({"level", "time", "msg", "v", "err"})  # not shown behind a message
@@ -240,40 +237,56 @@ def _stack(err: object) -> str:
 # --- choosing lines ---------------------------------------------------------------------------------
 
 
+class Pattern(Protocol):
+    """A compiled regular expression of RE2."""
+
+    def search(self, text: bytes, /) -> object | None: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Filter:
     """min_level: the lowest level to keep. pattern: from `compile_pattern`; searched for in `body`."""
 
     min_level: int = 0
-    pattern: regex.Pattern[str] | None = None
+    pattern: Pattern | None = None
 
     def accepts(self, line: Line) -> bool:
-        """Whether the line stays. UsageError where the pattern takes too long on it."""
+        """Whether the line stays."""
         if line.level < self.min_level:
             return False
         return self.pattern is None or _found(self.pattern, body(line)[:SEARCHED_CHARACTERS])
 
 
-def compile_pattern(text: str) -> regex.Pattern[str]:
-    """A regular expression for `Filter`. UsageError for one that is malformed or too long.
+def compile_pattern(text: str) -> Pattern:
+    """A regular expression for `Filter`, in the syntax of RE2 (https://github.com/google/re2/wiki/Syntax).
 
-    Of the library `regex`, whose syntax includes that of `re`: it stops a search that takes too long, on any thread.
+    RE2 takes time in proportion to the text, whatever the pattern, and bounded memory: a pattern may come from anybody.
+    For that it has no back references and no looking around. UsageError for a pattern that is malformed or too large.
     """
-    import regex
-
     if len(text) > PATTERN_CHARACTERS:
         raise UsageError(f"the pattern has {len(text)} characters; {PATTERN_CHARACTERS} are allowed")
+    import re2
+
+    options = re2.Options()
+    options.max_mem = PATTERN_MEMORY_BYTES
+    options.log_errors = False
     try:
-        return regex.compile(text)
-    except (regex.error, OverflowError, RecursionError) as error:
-        raise UsageError(f'"{text}" is not a regular expression: {error}') from error
+        compiled: Pattern = re2.compile(text, options)
+    except re2.error as error:
+        raise UsageError(f'"{plain(text)}" is not a regular expression: {_said(error)}') from error
+    except UnicodeError:
+        raise UsageError("the pattern is not valid Unicode") from None
+    return compiled
 
 
-def _found(pattern: regex.Pattern[str], text: str) -> bool:
-    try:
-        return pattern.search(text, timeout=SEARCH_SECONDS, concurrent=True) is not None
-    except TimeoutError:
-        raise UsageError(f"the pattern took more than {SEARCH_SECONDS} s on one line; make it simpler") from None
+def _said(error: Exception) -> str:
+    [text] = error.args
+    return text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+
+
+def _found(pattern: Pattern, text: str) -> bool:
+    """On the text's UTF-8: a lone surrogate, which RE2 refuses, is searched as a question mark."""
+    return pattern.search(text.encode("utf-8", "replace")) is not None
 
 
 # --- the printed bytes ------------------------------------------------------------------------------

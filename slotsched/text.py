@@ -42,10 +42,10 @@ def parse_moment(text: str, now: dt.datetime) -> dt.datetime:
     if clock:
         return _next_clock(int(clock[1]), int(clock[2]), int(clock[3] or 0), text, now)
     try:
-        parsed = dt.datetime.fromisoformat(text.strip())
-    except ValueError:
+        moment = dt.datetime.fromisoformat(text.strip()).astimezone(dt.UTC)  # naive: taken as local
+        return moment.astimezone()
+    except (ValueError, OverflowError):  # also on the calendar's first and last days, which are beyond it elsewhere
         raise ValueError(f'"{text}" is not a time such as 03:15, 2026-11-21T03:15 or 2026-11-21T03:15Z') from None
-    return parsed.astimezone()  # naive: taken as local
 
 
 def parse_since(text: str, now: dt.datetime) -> dt.datetime:

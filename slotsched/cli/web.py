@@ -9,7 +9,7 @@ import typer
 
 from slotsched.cli.options import OutputOption, duration
 from slotsched.cli.render import Column, Output, is_terminal, put, say, show_rows
-from slotsched.cli.session import Session, now
+from slotsched.cli.session import Session
 
 TokenName = Annotated[
     str, typer.Argument(metavar="NAME", help="Whom it stands for: the owner of the tasks it enqueues.")
@@ -51,7 +51,8 @@ def token_ls(context: typer.Context, output: OutputOption = Output.TABLE) -> Non
     from slotsched.model.task import jsonable
     from slotsched.text import moment
 
-    at = now()
+    store = Session.of(context).client.store
+    at = store.now()  # whose clock decides who gets in
 
     def state(token: Token) -> str:
         return "expired" if token.expires_at is not None and token.expires_at <= at else "good"
@@ -63,8 +64,7 @@ def token_ls(context: typer.Context, output: OutputOption = Output.TABLE) -> Non
         Column[Token](title="EXPIRES", cell=lambda token: moment(token.expires_at)),
         Column[Token](title="STATE", cell=state, color=lambda token: "red" if state(token) == "expired" else None),
     ]
-    found = Session.of(context).client.store.tokens.find()
-    show_rows(found, columns, output, to_object=jsonable, to_id=lambda token: token.name)
+    show_rows(store.tokens.find(), columns, output, to_object=jsonable, to_id=lambda token: token.name)
 
 
 def token_rm(context: typer.Context, name: TokenName) -> None:

@@ -163,6 +163,7 @@ def _first_status(request: TaskRequest, due_at: dt.datetime, now: dt.datetime) -
 def _due_at(request: TaskRequest, now: dt.datetime) -> dt.datetime:
     try:
         due_at = now + dt.timedelta(seconds=request.due_in or 0) if request.due_at is None else request.due_at
+        due_at = due_at.astimezone(dt.UTC)  # the calendar's last day may be beyond it there
         due_at - dt.timedelta(seconds=request.priority * AGING_SECONDS)
     except (OverflowError, ValueError) as error:
         raise errors.UsageError("the due time is out of range") from error

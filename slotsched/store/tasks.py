@@ -24,7 +24,8 @@ from slotsched.store.reading import Unreadable
 LEAST_ID_TEXT = 4  # characters of an id that may stand for it
 COUNT_CAP = 10_000  # counts stop here; a page that counted a million would not come
 _SHOWN_CANDIDATES = 5
-_ID_SLACK = dt.timedelta(seconds=2)
+_ID_SLACK_SECONDS = 2
+_LAST_ID_SECOND = 2**32 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,10 +286,16 @@ def _query(wanted: TaskFilter) -> Document:
 
 def _made_between(since: dt.datetime | None, until: dt.datetime | None) -> Document:
     """The same bounds on ids, which begin with the second they were made in: a listing reads no further back."""
-    lowest = None if since is None else ObjectId.from_datetime(since - _ID_SLACK)
-    highest = None if until is None else ObjectId.from_datetime(until + _ID_SLACK)
+    lowest = None if since is None else _first_id(since.timestamp() - _ID_SLACK_SECONDS)
+    highest = None if until is None else _first_id(until.timestamp() + _ID_SLACK_SECONDS)
     bounds = {name: bound for name, bound in (("$gte", lowest), ("$lt", highest)) if bound is not None}
     return {"_id": bounds} if bounds else {}
+
+
+def _first_id(seconds: float) -> ObjectId:
+    """Of those made from that second of Unix time on; ids know the years from 1970 to 2106."""
+    second = int(min(max(seconds, 0), _LAST_ID_SECOND))
+    return ObjectId(f"{second:08x}".ljust(ID_LENGTH, "0"))
 
 
 def _between(since: dt.datetime | None, until: dt.datetime | None) -> Document | None:

@@ -47,7 +47,7 @@ class Api:
         found = page(self._client.store, wanted, limit, after=words.task_id("after"))
         headers = {}
         if found.more:
-            query = urlencode([*words.pairs([*FILTERS, "limit"]), ("after", found.tasks[-1].id)])
+            query = urlencode([*words.filters(wanted), *words.pairs(["limit"]), ("after", found.tasks[-1].id)])
             headers["Link"] = f'<{call.request.url.path}?{query}>; rel="next"'
         return _answer([task.to_object() for task in found.tasks], headers=headers)
 

@@ -41,7 +41,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, *, hosts: Collection[str]) -> None:
         self._app = app
-        self._hosts = LOCAL_NAMES | {host.lower() for host in hosts}
+        self._hosts = LOCAL_NAMES | {host.lower().rstrip(".") for host in hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

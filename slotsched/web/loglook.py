@@ -67,15 +67,15 @@ def look(
 def rows_of(numbered: Iterable[tuple[int, bytes]]) -> list[Row]:
     """A row a line; the pieces of a long one make one row while no line of another stream comes between them."""
     rows: list[Row] = []
-    unfinished: str | None = None
+    goes_on: tuple[int, str] | None = None  # a filter may have left out the piece that follows
     for number, text in numbered:
         line = parse(text)
-        if rows and unfinished is not None and line.stream == unfinished:
+        if (number, line.stream) == goes_on:
             joined = rows[-1].text + body(line)
             rows[-1] = replace(rows[-1], text=_cut(joined))
         else:
             rows.append(_row(number, line))
-        unfinished = line.stream if line.part else None
+        goes_on = (number + 1, line.stream) if line.part and line.stream else None
     return rows
 
 

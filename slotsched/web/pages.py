@@ -51,7 +51,8 @@ class Pages:
         """A page of tasks, newest first, by keys: the next one begins behind the last row of this one."""
         words = call.query(*FILTERS, "after")
         store = self._client.store
-        found = page(store, words.filter(store.now()), PAGE_ROWS, after=words.task_id("after"))
+        wanted = words.filter(store.now())
+        found = page(store, wanted, PAGE_ROWS, after=words.task_id("after"))
         now = found.now
         rows = [
             {
@@ -64,7 +65,7 @@ class Pages:
             for task in found.tasks
         ]
         given = words.pairs(FILTERS)
-        following = urlencode([*given, ("after", found.tasks[-1].id)]) if found.more else None
+        following = urlencode([*words.filters(wanted), ("after", found.tasks[-1].id)]) if found.more else None
         return self._renderer.page(
             "tasks.html",
             call.caller,
@@ -186,7 +187,7 @@ class Pages:
             max_age=int(SESSION_SECONDS),
             httponly=True,
             samesite="lax",  # a link from a chat leads to the page; what changes something needs a form of ours anyway
-            secure=call.request.url.scheme == "https",
+            secure="https" in (call.request.url.scheme, call.request.headers.get("x-forwarded-proto")),
         )
         return answer
 

@@ -87,6 +87,12 @@ class Words:
             now=now,
         )
 
+    def filters(self, wanted: TaskFilter) -> list[tuple[str, str]]:
+        """What was given of FILTERS, for a link to the next page: an hour ago has to mean the same hour there."""
+        settled = {"since": wanted.since, "until": wanted.until}
+        found = self.pairs(FILTERS)
+        return [(name, moment.isoformat() if (moment := settled.get(name)) else value) for name, value in found]
+
     def pairs(self, names: Iterable[str]) -> list[tuple[str, str]]:
         """What was given of these names, to make a link with."""
         return [(name, value) for name in names for value in self.all(name)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
@@ -17,9 +15,6 @@ if TYPE_CHECKING:
     from slotsched.web.query import Words
 
 MOST_ATTEMPTS = 1_000_000
-MOST_PATTERN_NODES = 100_000  # 0.1 s and 40 MiB to compile
-_REPEAT = re.compile(r"(?P<of>.?)\{(?P<least>\d+)")
-_RECURSION = re.compile(r"\(\?(?:R|&|P>|[+-]?\d)")
 
 
 @dataclass
@@ -51,20 +46,4 @@ def chosen(words: Words) -> Filter | None:
         lowest = 0 if level is None else level_number(level)
     except ValueError as error:
         raise UsageError(f"level: {error}") from None
-    if grep is not None:
-        _refuse_huge(grep)
     return Filter(min_level=lowest, pattern=None if grep is None else compile_pattern(grep))
-
-
-def _refuse_huge(pattern: str) -> None:
-    """Raises UsageError where compiling takes more memory than anybody should get: `(?:a{999}){999}` is written out.
-
-    A bound from above: repeats of a character or a class add up, those of a group or of what may be one multiply. A
-    pattern that calls itself has no bound at all.
-    """
-    tight = re.sub(r"\s", "", pattern)  # the flag `x` allows blanks anywhere
-    repeats = [(found["of"], int(found["least"])) for found in _REPEAT.finditer(tight)]
-    single = sum(least for of, least in repeats if of.isalnum() or of in (".", "]"))
-    nested = math.prod(max(1, least) for of, least in repeats if not (of.isalnum() or of in (".", "]")))
-    if (len(tight) + single) * nested > MOST_PATTERN_NODES or _RECURSION.search(tight):
-        raise UsageError("the pattern repeats too much; make it simpler")

@@ -78,6 +78,8 @@ def _listening(where: str) -> Iterator[socket.socket]:
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise UsageError(f"web_listen: {where}: {error.strerror}") from None
+    except UnicodeError:
+        raise UsageError(f"web_listen: {where}: no host has such a name") from None
     with listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

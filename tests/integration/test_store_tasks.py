@@ -287,6 +287,20 @@ def test_listings_filter_by_everything_they_offer(store: Store) -> None:
     assert found(order="ended") == [second, first]
 
 
+@pytest.mark.parametrize("status", [None, frozenset({Status.PENDING})])
+def test_listings_take_moments_from_before_and_after_all_ids(store: Store, status: Any) -> None:
+    """An id knows the years from 1970 to 2106."""
+    made = store.tasks.enqueue(TaskRequest(job="a")).id
+    years = [dt.datetime(year, 6, 1, tzinfo=dt.UTC) for year in (1, 1969, 1970, 2105, 2106, 2107, 9999)]
+
+    def found(**wanted: Any) -> list[str]:
+        return [task.id for task in store.tasks.find(TaskFilter(status=status, **wanted))]
+
+    assert [found(since=year) for year in years] == [[made]] * 3 + [[]] * 4
+    assert [found(until=year) for year in years] == [[]] * 3 + [[made]] * 4
+    assert found(since=years[0], until=years[-1]) == [made]
+
+
 def test_pages_follow_each_other_without_gap_or_overlap(store: Store) -> None:
     ids = [one.id for one in store.tasks.enqueue_many(TaskRequest(job="a") for _ in range(25))]
     pages: list[str] = []

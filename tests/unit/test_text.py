@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotsched.text import ago, cut, parse_moment, plain, span, width
+from slotsched.text import ago, cut, parse_moment, parse_since, plain, span, width
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +46,43 @@ def test_a_time_without_a_zone_is_local_and_a_time_of_day_is_the_next_one(text: 
 def test_what_is_no_time_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="is not a time"):
         parse_moment(text, NOW)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Tokyo"])
+@pytest.mark.parametrize(
+    "text", ["0001-01-01T00:00", "0001-01-01T00:00+14:00", "9999-12-31T23:59:59", "9999-12-31T23:59:59-14:00"]
+)
+def test_a_moment_at_the_calendars_ends_is_one_everywhere_or_refused(
+    text: str, zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    for parse in (parse_moment, parse_since):
+        with suppress(ValueError):
+            assert parse(text, NOW).astimezone(dt.UTC).year in (1, 9999)
+
+
+SINCE = [
+    ("1h", "2026-11-21T10:00:00+00:00"),
+    ("90", "2026-11-21T10:58:30+00:00"),
+    ("1h30m", "2026-11-21T09:30:00+00:00"),
+    ("0", "2026-11-21T11:00:00+00:00"),
+    ("700000d", "0110-05-10T11:00:00+00:00"),
+    ("2026-11-20", "2026-11-19T23:00:00+00:00"),
+    ("2026-11-21T03:15:00Z", "2026-11-21T03:15:00+00:00"),
+    ("13:30", "2026-11-21T12:30:00+00:00"),
+]
+
+
+@pytest.mark.parametrize(("text", "utc"), SINCE)
+def test_since_is_a_while_ago_or_a_moment(text: str, utc: str) -> None:
+    assert parse_since(text, NOW) == dt.datetime.fromisoformat(utc)
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-1h", "1e9d", "inf", "nan", "9999999d", "9" * 400, "1h ago", "\0", "5x"])
+def test_since_what_is_neither_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a time such as"):
+        parse_since(text, NOW)
 
 
 @given(st.text(max_size=60), st.integers(min_value=1, max_value=40))
