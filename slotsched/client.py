@@ -199,7 +199,7 @@ class Client:
 
         Raises InvalidBatch that names every bad one.
         """
-        jobs: dict[str, Job] = {}
+        jobs: dict[str, Job | NotFound | InvalidJob] = {}
         checked: dict[int, TaskRequest] = {}
         problems: list[tuple[int, str]] = []
         for position, item in enumerate(items, 1):
@@ -239,21 +239,29 @@ class Client:
         past = [now is not None and request.due_at is not None and request.due_at <= now for request in requests]
         return [replace(one, due_at=None) if due else one for one, due in zip(requests, past, strict=True)]
 
-    def _checked(self, item: Any, jobs: dict[str, Job]) -> TaskRequest:
+    def _checked(self, item: Any, jobs: dict[str, Job | NotFound | InvalidJob]) -> TaskRequest:
         if not isinstance(item, Mapping):
             raise UsageError("not a JSON object")
         options = dict(item)
         name, args = options.pop("job", None), options.pop("args", None)
         if "in" in options:
+            if "in_" in options:
+                raise UsageError("in and in_ are one option")
             options["in_"] = options.pop("in")
         if not isinstance(name, str):
             raise UsageError('"job" is missing')
         if args is not None and not isinstance(args, Mapping):
             raise UsageError('"args" is not an object')
         refuse_unknown(options)
-        if name not in jobs:
-            jobs[name] = self.job(name)
-        return self.request(jobs[name], args, **options)
+        if name not in jobs:  # looking for a job that is not there is slow: a batch does it once
+            try:
+                jobs[name] = self.job(name)
+            except (NotFound, InvalidJob) as error:
+                jobs[name] = error
+        job = jobs[name]
+        if not isinstance(job, Job):
+            raise job
+        return self.request(job, args, **options)
 
     def _no_job(self, name: str, missing: NotFound) -> NotFound:
         """The folder's own message, unless only the published names have a better suggestion."""

@@ -18,7 +18,10 @@ def parse_duration(text: str | float) -> float:
     """Seconds of `10m`, `1h30m`, `250ms` or a bare number of seconds; never negative. ValueError otherwise."""
     if isinstance(text, bool):
         raise ValueError(f"{text!r} is not a duration such as 90, 10m or 1h30m")
-    seconds = float(text) if isinstance(text, (int, float)) else _parse_duration_text(text.strip())
+    try:
+        seconds = float(text) if isinstance(text, (int, float)) else _parse_duration_text(text.strip())
+    except OverflowError:  # a whole number that no float can hold
+        seconds = math.inf
     if not math.isfinite(seconds) or seconds < 0:
         raise ValueError(f"{text!r} is not a duration such as 90, 10m or 1h30m")
     return seconds
@@ -56,7 +59,8 @@ def parse_size(text: str | int) -> int:
         match = _SIZE.fullmatch(text.strip())
         if match is None:
             raise ValueError(f"{text!r} is not a size such as 512M or 2G")
-        size = int(float(match[1]) * _SIZE_FACTORS[match[2].upper()])
+        bytes_asked = float(match[1]) * _SIZE_FACTORS[match[2].upper()]
+        size = int(bytes_asked) if math.isfinite(bytes_asked) else 0
     if size <= 0:
         raise ValueError(f"{text!r} is not a size such as 512M or 2G")
     return size

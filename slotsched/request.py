@@ -24,6 +24,7 @@ OPTIONS = frozenset(
         *("after", "when"),
     }
 )
+MOST_TEXT = 500  # characters of a key or a tag
 MOST_PARENTS = 10_000  # a task's document stays far below the store's limit
 _ID = re.compile(r"[0-9a-f]{24}")
 
@@ -150,6 +151,9 @@ def _tags(tags: Any) -> tuple[str, ...]:
     items = [tags] if isinstance(tags, str) else tags
     if not isinstance(items, (list, tuple, set, frozenset)) or not all(isinstance(tag, str) and tag for tag in items):
         raise UsageError(f"tags: {tags!r} is not a list of words")
+    for tag in items:
+        if len(tag) > MOST_TEXT or "\0" in tag:
+            raise UsageError(f"tags: must be texts of 1 to {MOST_TEXT} characters")
     return tuple(items)
 
 
@@ -173,6 +177,6 @@ def _when(when: Any) -> str:
 
 
 def _key(key: Any) -> str:
-    if not isinstance(key, str) or not key or len(key) > 500 or "\0" in key:
-        raise UsageError("key: must be a text of 1 to 500 characters")
+    if not isinstance(key, str) or not key or len(key) > MOST_TEXT or "\0" in key:
+        raise UsageError(f"key: must be a text of 1 to {MOST_TEXT} characters")
     return key

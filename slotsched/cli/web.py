@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from slotsched.cli.options import OutputOption, duration
+from slotsched.cli.options import OutputOption, YesOption, duration
+from slotsched.cli.phrases import confirm
 from slotsched.cli.render import Column, Output, is_terminal, put, say, show_rows
 from slotsched.cli.session import Session
 
@@ -67,10 +68,14 @@ def token_ls(context: typer.Context, output: OutputOption = Output.TABLE) -> Non
     show_rows(store.tokens.find(), columns, output, to_object=jsonable, to_id=lambda token: token.name)
 
 
-def token_rm(context: typer.Context, name: TokenName) -> None:
+def token_rm(context: typer.Context, name: TokenName, yes: YesOption = False) -> None:
     """Remove a token, and sign out the browsers that used it.
 
-    Who has it is out at once.
+    Who has it is out at once. Without any token everybody on the web face's machine gets in, so the last one is asked
+    for.
     """
-    Session.of(context).client.store.tokens.remove(name)
+    tokens = Session.of(context).client.store.tokens
+    if [token.name for token in tokens.find()] == [name]:
+        confirm(f"{name} is the last token: without any, whoever is on this machine gets in. Remove it?", yes=yes)
+    tokens.remove(name)
     put(f"{name} is removed")

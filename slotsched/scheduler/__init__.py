@@ -13,6 +13,7 @@ from slotsched.machine import boot_id, usable_cpus, usable_memory, usable_resour
 from slotsched.model import Capacity
 from slotsched.opening import open_log_store, open_store
 from slotsched.process import DeadlineFile, Launcher
+from slotsched.process.linux import give_large_blocks_back
 from slotsched.scheduler.engine import Engine
 from slotsched.scheduler.fitness import Fitness
 from slotsched.scheduler.inbox import Inbox
@@ -36,6 +37,7 @@ def run(
     Raises AlreadyRunning when the state directory is in use, and StoreUnsuitable when the store answers but cannot be
     used. A store that does not answer is waited for.
     """
+    give_large_blocks_back()
     logs.configure(level=settings.log_level)
     log = logs.get_logger(instance=settings.name)
     state = held or StateDirectory(settings.state_dir)

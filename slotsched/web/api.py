@@ -83,10 +83,8 @@ class Api:
             raise UsageError("raw gives exact bytes; it goes with neither level nor grep")
         log = open_log(self._client, self._id(call), words)
         if as_printed:
-            return StreamingResponse(raw(log.lines), media_type=RAW_TYPE)
-        if wanted is None:
-            return StreamingResponse(log.lines, media_type=LINES_TYPE)
-        found = _filtered(log.lines, wanted)
+            return StreamingResponse(_in_pieces(raw(log.lines)), media_type=RAW_TYPE)
+        found = _in_pieces(log.lines, wanted)
         return StreamingResponse(chain([next(found)], found), media_type=LINES_TYPE)
 
     def cancel(self, call: Call) -> Response:
@@ -130,19 +128,19 @@ def _any_new(handles: Iterable[Handle]) -> bool:
     return any(not handle.existed for handle in handles)
 
 
-def _filtered(lines: Iterator[bytes], wanted: Filter) -> Iterator[bytes]:
-    """The accepted lines in pieces, one or none a turn. UsageError where a search takes too long; of the first turn's
-    errors the answer has the status, later ones cut it.
+def _in_pieces(lines: Iterable[bytes], wanted: Filter | None = None) -> Iterator[bytes]:
+    """The lines, or those that are wanted, in pieces: one a turn, at least one. UsageError where a search takes too
+    long; of the first turn's errors the answer has the status, later ones cut it.
     """
     kept: list[bytes] = []
     size, end, turn = 0, time.monotonic() + SEARCH_SECONDS, time.monotonic() + TURN_SECONDS
     for line in lines:
-        if wanted.accepts(parse(line)):
+        if wanted is None or wanted.accepts(parse(line)):
             kept.append(line)
             size += len(line)
         now = time.monotonic()
-        if now > end:
-            raise UsageError(f"the search took more than {SEARCH_SECONDS:.0f} s; make the pattern simpler")
+        if wanted is not None and now > end:
+            raise UsageError(f"the search took more than {SEARCH_SECONDS:.0f} s; ask for less")
         if size > PIECE_BYTES or now > turn:
             yield b"".join(kept)
             kept, size, turn = [], 0, time.monotonic() + TURN_SECONDS

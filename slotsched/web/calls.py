@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
+import anyio
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
@@ -24,6 +25,7 @@ from slotsched.web.query import Words
 
 MOST_API_BYTES = 16 << 20  # a batch of tasks; what one of them may hold, the store decides
 MOST_FORM_BYTES = 64 << 10
+BODY_SECONDS = 60.0
 JSON_TYPE = "application/json"
 FORM_TYPE = "application/x-www-form-urlencoded"
 FORM_KEY = "form_key"
@@ -117,14 +119,17 @@ def anyone(handler: Handler, show: Callable[[Problem, Caller | None], Response])
 
 
 async def _body(request: Request, most: int) -> bytes:
-    """The whole body. Raises Problem 413 as soon as it is too large, whatever it said it would be."""
+    """The whole body. Raises Problem 413 as soon as it is too large, whatever it said of itself; 408 if it is slow."""
     pieces, size = [], 0
     try:
-        async for piece in request.stream():
-            size += len(piece)
-            if size > most:
-                raise Problem(413, f"the body has more than {most} bytes")
-            pieces.append(piece)
+        with anyio.fail_after(BODY_SECONDS):
+            async for piece in request.stream():
+                size += len(piece)
+                if size > most:
+                    raise Problem(413, f"the body has more than {most} bytes")
+                pieces.append(piece)
+    except TimeoutError:
+        raise Problem(408, f"the body did not come within {BODY_SECONDS:.0f} s") from None
     except ClientDisconnect:
         raise Problem(400, "the body ended early") from None
     return b"".join(pieces)

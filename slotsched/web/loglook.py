@@ -43,8 +43,7 @@ def look(
 ) -> Look:
     """The last rows of a log, or the last ones before the line of that number.
 
-    wanted: only lines that it accepts; looking for them ends after SEARCH_SECONDS. Raises UsageError for a pattern
-    that takes too long on one line.
+    wanted: only lines that it accepts; looking for them ends after SEARCH_SECONDS.
     """
     kept: deque[tuple[int, bytes]] = deque(maxlen=MOST_ROWS + 1)
     stopped_at = None

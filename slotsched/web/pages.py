@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
-from slotsched.errors import ArchiveError, NotFound, Refused, UsageError
+from slotsched.errors import ArchiveError, NotFound, Refused
 from slotsched.loglines import raw
 from slotsched.model import OPEN, TERMINAL, Reason, Status, Task
 from slotsched.store.tokens import SESSION_SECONDS
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 PAGE_ROWS = 50
 REFRESH_SECONDS = 5  # of a page about what is still going on, without a script
 MOST_LINES = 10**12
-DONE = ("canceled", "killed", "retried")
 
 
 class Pages:
@@ -81,7 +80,7 @@ class Pages:
 
     def task(self, call: Call) -> Response:
         """One task: its facts, what can be done with it, its log. A part of its id leads to it, too."""
-        words = call.query(*LOG_CHOICES, "done")
+        words = call.query(*LOG_CHOICES)
         given = call.path["task"]
         task_id = self._client.resolve(given)
         if task_id != given:
@@ -105,7 +104,6 @@ class Pages:
             given=_filled_in(LOG_CHOICES, kept),
             earlier=urlencode([*kept, ("before", shown.rows[0].number)]) if shown.earlier else None,
             attempt=urlencode(words.pairs(("attempt",))),
-            done=_done(words),
         )
 
     def _log(self, task: Task, words: Words) -> tuple[Look, list[str]]:
@@ -156,11 +154,11 @@ class Pages:
     def _ended(self, call: Call, *, kill: bool) -> Response:
         task_id = self._writable(call)
         self._client.store.tasks.cancel(task_id, by=call.caller.name, kill=kill)
-        return RedirectResponse(f"/tasks/{task_id}?done={'killed' if kill else 'canceled'}", 303)
+        return RedirectResponse(f"/tasks/{task_id}", 303)
 
     def retry(self, call: Call) -> Response:
         again = self._client.store.tasks.retry(self._writable(call), owner=call.caller.name)
-        return RedirectResponse(f"/tasks/{again.id}?done=retried", 303)
+        return RedirectResponse(f"/tasks/{again.id}", 303)
 
     def remove(self, call: Call) -> Response:
         self._client.remove(self._writable(call))
@@ -202,14 +200,6 @@ class Pages:
 def _filled_in(names: Iterable[str], given: Iterable[tuple[str, str]]) -> dict[str, str]:
     """What a form's fields show: each one's value, empty where none was given."""
     return dict.fromkeys(names, "") | dict(given)
-
-
-def _done(words: Words) -> str | None:
-    """What was done just now, for a line on the page. Raises UsageError for what cannot be done."""
-    done = words.one("done")
-    if done is not None and done not in DONE:
-        raise UsageError(f"done: none of {', '.join(DONE)}")
-    return done
 
 
 def _packed(lines: Iterable[bytes]) -> Iterator[bytes]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MOST_CONNECTIONS = 256
 MOST_HEADER_BYTES = 32 << 10
-KEEP_ALIVE_SECONDS = 15
+KEEP_ALIVE_SECONDS = 5
 SHUTDOWN_SECONDS = 10  # for answers that are under way
 _BACKLOG = 128
 
@@ -32,18 +32,20 @@ def serve(settings: Settings) -> int:
     import uvicorn
 
     from slotsched.web.app import create
+    from slotsched.web.patience import Impatient
 
     logs.configure(level=settings.log_level)
     log = logs.get_logger("web")
     with Client.of(settings) as client, _listening(settings.web_listen) as listener:
         client.store.check()
-        local, url = _is_local(listener), _url(listener)
+        beyond, url = not _is_local(listener), _url(listener)
+        local = not beyond and not settings.web_hosts  # another name is that of a proxy, which lets others in
         if not local and not client.store.tokens.any():
             raise Refused(
-                f"{settings.web_listen} can be reached from other machines, and nobody needs a token yet: "
-                "everybody could run your jobs. Make one first: slotsched token add NAME"
+                f"{', '.join(settings.web_hosts) or settings.web_listen} can be reached from other machines, and no "
+                "token is needed yet: everybody could run your jobs. Make one first: slotsched token add NAME"
             )
-        if not local:
+        if beyond:
             log.warning("tokens and logs travel in clear here; put a proxy with TLS in front", listening=url)
         app = create(client, local=local, hosts={socket.gethostname(), *settings.web_hosts})
         server = uvicorn.Server(
@@ -57,7 +59,7 @@ def serve(settings: Settings) -> int:
                 server_header=False,
                 limit_concurrency=MOST_CONNECTIONS,
                 h11_max_incomplete_event_size=MOST_HEADER_BYTES,
-                http="h11",
+                http=Impatient,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=SHUTDOWN_SECONDS,
             )

@@ -87,6 +87,16 @@ def test_a_batch_names_every_bad_request(client: Client) -> None:
     assert [position for position, _ in refused.value.problems] == [2, 3]
 
 
+def test_a_batch_looks_once_for_a_job_that_is_not_there(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    newest = client.store.catalogs.newest
+    monkeypatch.setattr(client.store.catalogs, "newest", lambda name: asked.append(name) or newest(name))
+    with pytest.raises(errors.InvalidBatch) as refused:
+        client.enqueue_many([{"job": "nowhere"}] * 1000 + [{"job": "backup", "in": "1h", "in_": "2h"}])
+    assert len(refused.value.problems) == 1001
+    assert asked == ["nowhere"]
+
+
 def test_many_are_stored_in_batches(client: Client) -> None:
     seen: list[int] = []
     handles = client.enqueue_many(({"job": "backup", "in": "1h", "priority": n} for n in range(2500)), seen.append)

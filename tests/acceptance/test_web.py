@@ -352,8 +352,8 @@ def test_what_waits_is_canceled_in_the_tokens_name_and_once(office: Office) -> N
 
 
 def test_what_runs_is_asked_to_end_and_killed(office: Office) -> None:
-    task = office.enqueue(job="slow", args={"steps": 200})
-    until(lambda: office.call("GET", f"/tasks/{task}")["status"] == "running", what="the start")
+    task = office.enqueue(job="deaf")
+    until(lambda: b"ready" in log(office, task).body, what="the start")
     asked = office.call("POST", f"/tasks/{task}/cancel")
     assert (asked["cancel"]["by"], asked["cancel"]["kill"]) == ("ann", False)
     assert office.call("POST", f"/tasks/{task}/kill", status=200)["cancel"]["kill"] is True
@@ -446,7 +446,10 @@ def test_until_the_first_token_this_machine_is_let_in_and_from_then_on_nobody(ma
         assert canceled.status == 303
         fleet.cli("token", "add", "ann", "--expires", "1s")
         assert (web.call("GET", "/tasks").status, web.get("/tasks").headers["location"]) == (401, "/sign-in")
-        fleet.cli("token", "rm", "ann")
+        kept = fleet.cli("token", "rm", "ann", check=False)
+        assert (kept.returncode, "ann is the last token" in kept.stderr) == (contract.EXIT_USAGE, True)
+        assert web.call("GET", "/tasks").status == 401
+        fleet.cli("token", "rm", "ann", "--yes")
         assert web.call("GET", "/tasks").status == 200
 
 
@@ -498,8 +501,8 @@ def test_a_task_is_canceled_run_again_and_removed_from_its_page(office: Office, 
     page = office.web.get(f"/tasks/{task}", ann)
     assert re.findall(r"<button[^>]*>(\w+)</button>", page.text)[:2] == ["Cancel", "Kill"]
     key = {"form_key": page.form_key}
-    assert office.web.form(f"/tasks/{task}/cancel", key, ann).headers["location"] == f"/tasks/{task}?done=canceled"
-    assert "It is being canceled" in office.web.get(f"/tasks/{task}?done=canceled", ann).text
+    assert office.web.form(f"/tasks/{task}/cancel", key, ann).headers["location"] == f"/tasks/{task}"
+    assert "canceled by ann" in office.web.get(f"/tasks/{task}", ann).text
     assert office.web.form(f"/tasks/{task}/cancel", key, ann).status == 409
     again = office.web.form(f"/tasks/{task}/retry", key, ann).headers["location"]
     new = urlsplit(again).path.rpartition("/")[2]
@@ -602,12 +605,14 @@ def test_other_machines_are_not_let_in_before_there_is_a_token(make_fleet: Any) 
         done = user.run("web", "--web-listen", "0.0.0.0:0")
         assert (done.code, done.out) == (contract.EXIT_REFUSED, "")
         assert "Make one first: slotsched token add NAME" in done.err
+        done = user.run("web", "--web-listen", "127.0.0.1:0", "--web-hosts", "tasks.example")  # a proxy's, then
+        assert (done.code, "tasks.example can be reached" in done.err) == (contract.EXIT_REFUSED, True)
         token = user.ok("token", "add", "ann")
         with serving(fleet, listen="0.0.0.0:0") as web:
             port = web.address[1]
             assert web.get("/api/v1/tasks", {"Host": f"127.0.0.1:{port}"}).status == 401
             assert web.call("GET", "/tasks", token).status == 200
-            user.ok("token", "rm", "ann")
+            user.ok("token", "rm", "ann", "--yes")
             assert web.call("GET", "/tasks").status == 401, "without any token nobody comes from elsewhere"
 
 

@@ -215,7 +215,7 @@ REFUSED = {
         ("job", "disable", "work"): "in slotsched.jobs",
         ("db", "prune"): "in slotsched.",
         ("token", "add", "eve"): "insert in slotsched.tokens",
-        ("token", "rm", "ann"): "delete in slotsched.tokens",
+        ("token", "rm", "ann", "--yes"): "delete in slotsched.tokens",
     },
     "program": {
         ("cancel", "TASK"): "findAndModify in slotsched.tasks",
@@ -226,7 +226,7 @@ REFUSED = {
         ("schedule", "ls"): "find in slotsched.schedules",
         ("token", "ls"): "find in slotsched.tokens",
         ("token", "add", "eve"): "insert in slotsched.tokens",
-        ("token", "rm", "ann"): "delete in slotsched.tokens",
+        ("token", "rm", "ann"): "find in slotsched.tokens",
     },
 }
 
@@ -259,13 +259,13 @@ def test_the_web_face_gets_by_with_the_schedulers_role(locked: Locked) -> None:
         page = web.get(f"/tasks/{task}", cookie)
         assert page.status == 200
         canceled = web.form(f"/tasks/{task}/cancel", {"form_key": page.form_key}, cookie)
-        assert (canceled.status, canceled.headers["location"]) == (303, f"/tasks/{task}?done=canceled")
+        assert (canceled.status, canceled.headers["location"]) == (303, f"/tasks/{task}")
         assert web.call("DELETE", f"/tasks/{task}", everything).status == 204
         assert web.form("/sign-out", {"form_key": page.form_key}, cookie).status == 303
         assert web.get("/tasks", cookie).status == 303
         assert [line for line in web.log() if line["level"] >= contract.LEVEL_WARN] == []
         assert web.stop() == 0
-    locked.ok("scheduler", ["token", "rm", "web"], ["token", "rm", "looks"])
+    locked.ok("scheduler", ["token", "rm", "web"], ["token", "rm", "looks", "--yes"])
 
 
 def test_a_user_is_asked_for_and_a_wrong_password_is_said(locked: Locked) -> None:

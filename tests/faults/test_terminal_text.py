@@ -6,7 +6,6 @@ what it wrote is searched for anything but text, line breaks and slotsched's own
 
 from __future__ import annotations
 
-import base64
 import fcntl
 import json
 import os
@@ -22,21 +21,13 @@ from typing import Any
 
 import pymongo
 import pytest
-from bson import ObjectId
 from cli_user import Terminal
 from figures import Figures
 from fleet import Fleet, FleetMaker
+from hostile_text import NASTY, OBEYED, job_that_writes, poison
 
-# Title, clear screen, hidden red, link, a string that never ends, 8-bit forms of the same, text that runs backwards,
-# overprinting, forged lines, markup.
-TRICKS = (
-    "\x1b]0;owned\x07\x1b[2J\x1b[31;8m\x1b[35m\x1b]8;;http://evil.example\x1b\\link\x1b]8;;\x1b\\\x1bP1$r\x1b\\\x1b[6n"
-    "\x9b5A\x9d0;owned\x9c\u202egnp.exe\u2066\u200f\x08\x7f\rfake\x0b\x0c\x1bc<script>alert(1)</script>"
-)
-NASTY = f"{TRICKS}HERE\x1b]0;cut"
 TYPED = "HERE\x1b[2J\x9b5A\u202e\x07"  # what a person may have pasted; long words are cut in messages
 OWN = re.compile(r"\x1b\[(?:0|1|2|31|32|33|34|36|90|97;41)m")
-OBEYED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]|\r(?!\n)")
 
 # Runs many commands in one process: what is tested is what they write, not how fast they start.
 RUNNER = """
@@ -102,34 +93,12 @@ class Poisoned:
         return pieces[1:-1]
 
 
-JOB = f'''# /// script
-# [tool.slotsched]
-# max_time = "20s"
-# ///
-"""Writes everything it should not."""
-import base64, sys
-from slotsched import log, task
-
-def main(word: str = "", fail: bool = False) -> dict:
-    nasty = base64.b64decode("{base64.b64encode(NASTY.encode()).decode()}").decode()
-    print("out " + nasty, flush=True)
-    print("err " + nasty, file=sys.stderr, flush=True)
-    print('{{"level":30,"time":1,"msg":"' + nasty.replace("\\\\", "").encode("ascii", "ignore").decode()[-9:] + '"}}')
-    sys.stdout.buffer.write(b"\\xff\\x9b2J half " + nasty.encode() + b"\\n")
-    log.info("log " + nasty, **{{"field": nasty, nasty: 1}})
-    task.progress(0.5, "progress " + nasty)
-    if fail:
-        raise ValueError(nasty)
-    return {{"result": nasty, nasty: [nasty]}}
-'''
-
-
 @pytest.fixture(scope="module")
 def poisoned(
     make_fleet: FleetMaker, mongo_client: pymongo.MongoClient[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Poisoned]:
     jobs = tmp_path_factory.mktemp("jobs")
-    (jobs / "nasty.py").write_text(JOB)
+    (jobs / "nasty.py").write_text(job_that_writes(NASTY))
     (jobs / "told.sh").write_text(
         f"#!/bin/sh\n# /// script\n# [tool.slotsched]\n# description = {toml(NASTY)}\n# ///\n"
     )
@@ -152,36 +121,6 @@ def poisoned(
 
 def toml(text: str) -> str:
     return json.dumps(text).replace("\x7f", "\\u007f")
-
-
-def poison(database: Any, tasks: dict[str, str]) -> None:
-    """What somebody who can write to the database could do to a reader."""
-    for task in tasks.values():
-        found = database.tasks.find_one({"_id": ObjectId(task)})
-        changed: dict[str, Any] = {"job": f"job {NASTY}", "owner": NASTY, "tags": [NASTY], "trigger": f"x{NASTY}"}
-        for number, _ in enumerate(found["attempts"]):
-            changed |= {f"attempts.{number}.instance.name": NASTY, f"attempts.{number}.message": NASTY}
-            changed |= {f"attempts.{number}.log.store": f"/{NASTY}"} if task == tasks["failed"] else {}
-        if "message" in found or task == tasks["failed"]:
-            changed["message"] = NASTY
-        database.tasks.update_one({"_id": ObjectId(task)}, {"$set": changed})
-    database.tasks.update_one({"_id": ObjectId(tasks["wide"])}, {"$set": {"needs.tags": [NASTY]}})
-    database.schedules.update_one(
-        {"_id": "tricky"},
-        {
-            "$set": {
-                "label": NASTY, "owner": NASTY, "job": NASTY, "args": {NASTY: NASTY}, "state": NASTY,
-                "why": NASTY, "status": "broken", "timezone": "UTC",
-            }
-        },
-    )  # fmt: skip
-    database.schedules.insert_one({"_id": NASTY, "job": NASTY, "status": "active", "every": NASTY})
-    database.instances.insert_one(
-        database.instances.find_one({})
-        | {"_id": NASTY, "name": NASTY, "host": NASTY, "version": NASTY, "containment": {"name": NASTY}}
-        | {"lease": 3600.0}  # nobody renews it
-    )
-    database.tasks.insert_one({"_id": ObjectId(), "job": NASTY, "status": "completed", "attempts": NASTY})
 
 
 def commands(tasks: dict[str, str]) -> list[list[str]]:

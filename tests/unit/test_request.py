@@ -50,6 +50,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"memory": "much"}, "memory: 'much' is not a size"),
     ({"max_time": 0}, "max_time: must be more than 0; no task runs without limit"),
     ({"max_time": "-5m"}, "max_time: '-5m' is not a duration"),
+    ({"tags": ["x" * 501]}, "tags: must be texts of 1 to 500 characters"),
+    ({"tags": ["a\0"]}, "tags: must be"),
     ({"retries": -1}, "retries: -1 is not a whole number of at least 0"),
     ({"priority": float("nan")}, "priority: nan is not a number"),
     ({"at": "tomorrow"}, "at: "),
