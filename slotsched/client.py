@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from slotsched.errors import InvalidBatch, InvalidJob, NotFound, Refused, UsageError
-from slotsched.explain import MOST_NAMED, Fleet, why
-from slotsched.fleetview import fleet_of, place_of
 from slotsched.model import TERMINAL, Job, Status, Task, TaskRequest
 from slotsched.request import build_request, refuse_unknown, user_name
 from slotsched.settings import Settings, load
+from slotsched.views.explain import MOST_NAMED, Fleet, why
+from slotsched.views.fleet import fleet_of, place_of
 from slotsched.waiting import changes
 
 if TYPE_CHECKING:
@@ -334,7 +334,7 @@ class Client:
 
         last: begin that many lines before the end of what is there. notify: gets sentences about delays and gaps.
         """
-        from slotsched.logview import Reading, read_log
+        from slotsched.views.log import Reading, read_log
 
         reading = Reading(attempt=attempt, follow=follow, last=last)
         if notify is not None:

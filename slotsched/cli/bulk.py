@@ -16,7 +16,7 @@ from slotsched.cli.options import duration
 from slotsched.cli.render import Output, is_terminal, put, put_lines, say
 from slotsched.cli.session import Session
 from slotsched.errors import InvalidBatch, UsageError
-from slotsched.text import short
+from slotsched.views.text import short
 
 if TYPE_CHECKING:
     from slotsched.client import Handle

@@ -6,11 +6,11 @@ import datetime as dt
 from dataclasses import dataclass
 
 from slotsched.cli.render import STATUS_COLORS, Column
-from slotsched.explain import Fleet
 from slotsched.model import Instance, Task
 from slotsched.quantities import format_duration, format_size
-from slotsched.taskwords import NONE, progress_words, ran, waited, why_words
-from slotsched.text import moment, short, span
+from slotsched.views.explain import Fleet
+from slotsched.views.text import moment, short, span
+from slotsched.views.words import NONE, progress_words, ran, waited, why_words
 
 
 def task_columns(fleet: Fleet, now: dt.datetime) -> list[Column[Task]]:

@@ -12,7 +12,7 @@ import typer
 from slotsched.cli.options import OutputOption
 from slotsched.cli.render import Column, Output, put, show_object, show_rows
 from slotsched.cli.session import Session
-from slotsched.text import span
+from slotsched.views.text import span
 
 _SECRET_OPTION = re.compile(r"(?<=password=)[^&]*|(?<=token:)[^&,]*", re.IGNORECASE)
 

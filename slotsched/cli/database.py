@@ -10,7 +10,7 @@ from slotsched.cli.options import OutputOption, duration
 from slotsched.cli.render import Output, pairs, put, show_object
 from slotsched.cli.session import Session, now
 from slotsched.errors import UsageError
-from slotsched.text import span
+from slotsched.views.text import span
 
 
 def db_init(context: typer.Context) -> None:

@@ -17,7 +17,7 @@ from slotsched.cli.options import OutputOption
 from slotsched.cli.render import Output, columns_of, paint, put_lines, show_rows, use_color
 from slotsched.cli.session import Session, now
 from slotsched.errors import InvalidSettings, SlotschedError
-from slotsched.text import width
+from slotsched.views.text import width
 
 CLOCK_WARN_SECONDS = 5.0
 DISK_WARN_BYTES = 1 << 30

@@ -16,7 +16,7 @@ from slotsched.cli.phrases import queued, worst
 from slotsched.cli.render import Output, is_terminal, pairs, put, say, show_object
 from slotsched.cli.session import Session, now
 from slotsched.errors import UsageError
-from slotsched.text import ago, compact, moment, short, slot_count, span
+from slotsched.views.text import ago, compact, moment, short, slot_count, span
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -243,7 +243,7 @@ def warn_if_stuck(session: Session, request: TaskRequest) -> None:
 
     A job file that was just written is known to instances a little later: a person is not alarmed before that.
     """
-    from slotsched.explain import obstacle
+    from slotsched.views.explain import obstacle
 
     fleet = session.client.fleet([request.job])
     patience = time.monotonic() + PUBLISH_SECONDS

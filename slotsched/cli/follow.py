@@ -95,8 +95,8 @@ class _Follower:
 
     def _say_why(self, task: Task) -> None:
         """Until when it waits, where that is known; what a pending task waits for changes too often to be told."""
-        from slotsched.explain import Fleet, why
         from slotsched.model import Status
+        from slotsched.views.explain import Fleet, why
 
         if task.status is Status.SCHEDULED and task.due_at != self._shown_due:
             self._shown_due = task.due_at

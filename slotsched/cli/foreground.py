@@ -31,7 +31,7 @@ from slotsched.cli.render import say
 from slotsched.cli.screen import Screen, open_screen
 from slotsched.cli.session import Session
 from slotsched.errors import InvalidJob, UsageError
-from slotsched.text import compact, plain
+from slotsched.views.text import compact, plain
 
 if TYPE_CHECKING:
     from slotsched.execution import Command
@@ -203,8 +203,8 @@ def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
 
 def _conclude(ending: _Ending, seconds: float, result: Any) -> int:
     """Say how it ended; the exit code."""
-    from slotsched.explain import signal_name
     from slotsched.quantities import format_duration
+    from slotsched.views.explain import signal_name
 
     sys.stdout.flush()
     took = format_duration(seconds)

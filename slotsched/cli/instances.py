@@ -9,7 +9,7 @@ import typer
 from slotsched.cli.options import OutputOption
 from slotsched.cli.render import Output, put, show_rows
 from slotsched.cli.session import Session
-from slotsched.text import slot_count
+from slotsched.views.text import slot_count
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The instance's name, or its id.")]
 

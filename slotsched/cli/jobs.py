@@ -14,12 +14,12 @@ from slotsched.cli.options import JobArgument, OutputOption
 from slotsched.cli.render import Output, pairs, put, say, show_object, show_rows
 from slotsched.cli.session import Session
 from slotsched.errors import NotFound, Refused, StoreError, UsageError
-from slotsched.text import compact, slot_count, span
+from slotsched.views.text import compact, slot_count, span
 
 if TYPE_CHECKING:
     from slotsched.cli.columns import JobRow
-    from slotsched.explain import Fleet
     from slotsched.model import Job, Parameter
+    from slotsched.views.explain import Fleet
 
 JobsArgument = Annotated[
     list[str] | None, typer.Argument(metavar="JOB", help="All without it.", autocompletion=job_names)
@@ -48,7 +48,7 @@ def job_ls(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
 def _rows(session: Session) -> list[JobRow]:
     """Without a store: what the folder has, and a word about it."""
     from slotsched.cli.columns import JobRow
-    from slotsched.explain import Fleet
+    from slotsched.views.explain import Fleet
 
     scan = session.client.folder.scan()
     fleet, published = Fleet(), {}

@@ -36,7 +36,7 @@ from slotsched.errors import UsageError
 
 if TYPE_CHECKING:
     from slotsched.store import TaskFilter
-    from slotsched.tasklist import Page
+    from slotsched.views.tasks import Page
 
 REDRAW_SECONDS = 1.0
 _HOME_AND_CLEAR = "\x1b[H\x1b[J"
@@ -98,7 +98,7 @@ def _filter(
     unfinished: bool,
 ) -> TaskFilter:
     from slotsched.model import OPEN
-    from slotsched.tasklist import read_filter
+    from slotsched.views.tasks import read_filter
 
     wanted = read_filter(
         status=status or (),
@@ -118,7 +118,7 @@ def _filter(
 
 
 def _page(session: Session, wanted: TaskFilter, limit: int) -> Page:
-    from slotsched.tasklist import page
+    from slotsched.views.tasks import page
 
     return page(session.client.store, wanted, limit)
 
@@ -156,7 +156,7 @@ def _redraw(session: Session, wanted: TaskFilter, limit: int, *, wide: bool) -> 
     import shutil
 
     from slotsched.cli.columns import task_columns
-    from slotsched.text import moment
+    from slotsched.views.text import moment
 
     height = shutil.get_terminal_size().lines
     rows = _page(session, wanted, min(limit or height, height - 3))
@@ -171,7 +171,7 @@ def _redraw(session: Session, wanted: TaskFilter, limit: int, *, wide: bool) -> 
 def _watch_piped(session: Session, wanted: TaskFilter, limit: int) -> None:
     """Off a terminal: a line for each task whenever its status or reason for waiting changed."""
     from slotsched.cli.columns import task_columns
-    from slotsched.taskwords import why_words
+    from slotsched.views.words import why_words
 
     seen: dict[str, tuple[str, str]] = {}
     while True:

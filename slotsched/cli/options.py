@@ -13,7 +13,7 @@ from slotsched.cli.complete import job_names, statuses
 from slotsched.cli.render import Output
 from slotsched.cli.session import now
 from slotsched.errors import UsageError
-from slotsched.text import parse_moment, parse_since
+from slotsched.views.text import parse_moment, parse_since
 
 OutputOption = Annotated[Output, typer.Option("-o", "--output", help="How the answer is printed.", show_default=True)]
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The job's name.", autocompletion=job_names)]

@@ -10,7 +10,7 @@ from slotsched import contract
 from slotsched.cli.render import STATUS_COLORS, is_terminal, paint, say
 from slotsched.cli.session import now
 from slotsched.errors import UsageError
-from slotsched.text import compact, plain, short, slot_count, span
+from slotsched.views.text import compact, plain, short, slot_count, span
 
 if TYPE_CHECKING:
     from slotsched.model import Task, TaskRequest
@@ -34,8 +34,8 @@ def queued(task_id: str, request: TaskRequest, max_time: float, due: str) -> str
 
 def ending(task: Task, *, color: bool = False) -> str:
     """`completed in 26.1s  result {"pictures": 40}`, `failed in 3.0s: exit code 7`, `canceled in 1.0s by ann`."""
-    from slotsched.explain import ended
-    from slotsched.taskwords import ran
+    from slotsched.views.explain import ended
+    from slotsched.views.words import ran
 
     status = task.status.value
     cause = plain(ended(task)).removeprefix(status)

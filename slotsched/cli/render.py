@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Generic, TextIO, TypeVar
 
-from slotsched.text import cut, plain, width
+from slotsched.views.text import cut, plain, width
 
 Row = TypeVar("Row")
 

@@ -10,8 +10,8 @@ from slotsched.cli.columns import status_color
 from slotsched.cli.render import Column
 from slotsched.errors import UsageError
 from slotsched.model import Schedule, ScheduleStatus, Task
-from slotsched.taskwords import NONE
-from slotsched.text import ago, moment, span
+from slotsched.views.text import ago, moment, span
+from slotsched.views.words import NONE
 
 if TYPE_CHECKING:
     from slotsched.schedules import Fire

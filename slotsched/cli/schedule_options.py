@@ -15,7 +15,7 @@ from slotsched.cli.complete import argument_words, schedule_names
 from slotsched.cli.options import parsed
 from slotsched.cli.session import now
 from slotsched.errors import UsageError
-from slotsched.text import parse_moment
+from slotsched.views.text import parse_moment
 
 KINDS = ("cron", "every", "at", "after")
 NameArgument = Annotated[

@@ -13,7 +13,7 @@ from slotsched.cli.options import OwnerOption as OwnerFilter
 from slotsched.cli.render import Output, pairs, say, show_object, show_rows, table
 from slotsched.cli.session import Session
 from slotsched.errors import UsageError
-from slotsched.text import ago, compact, moment, plain, span
+from slotsched.views.text import ago, compact, moment, plain, span
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -161,8 +161,8 @@ def _last(schedule: Schedule, now: dt.datetime) -> str:
 
 def _runs(tasks: Iterable[Task], now: dt.datetime) -> str:
     from slotsched.model import TERMINAL
-    from slotsched.taskwords import ran
-    from slotsched.text import short
+    from slotsched.views.text import short
+    from slotsched.views.words import ran
 
     return "\n".join(
         plain(
@@ -226,7 +226,7 @@ def schedule_history(
 ) -> None:
     """List the tasks of a series, newest first."""
     from slotsched.cli.columns import task_columns
-    from slotsched.explain import Fleet
+    from slotsched.views.explain import Fleet
 
     session = Session.of(context)
     tasks = session.client.schedules.history(name, limit)

@@ -13,7 +13,7 @@ from slotsched.cli.options import JobArgument, OutputOption, TimeoutOption, dura
 from slotsched.cli.render import Output, is_terminal, put, put_lines, say, show_object
 from slotsched.cli.session import Session
 from slotsched.errors import UsageError
-from slotsched.text import ago, moment, short
+from slotsched.views.text import ago, moment, short
 
 if TYPE_CHECKING:
     from slotsched.model import Schedule

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from slotsched.cli.render import harmless, is_terminal, say, use_color
-from slotsched.text import cut, plain
+from slotsched.views.text import cut, plain
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars

@@ -26,7 +26,7 @@ from slotsched.cli.phrases import confirm, ending, say_rejoin, worst
 from slotsched.cli.render import Output, is_terminal, pairs, put, say, show_object, use_color
 from slotsched.cli.session import Session, now
 from slotsched.errors import SlotschedError, UsageError
-from slotsched.text import moment, plain, short
+from slotsched.views.text import moment, plain, short
 
 if TYPE_CHECKING:
     from slotsched.client import Handle
@@ -207,6 +207,6 @@ def task_show(context: typer.Context, task: TaskArgument, output: OutputOption =
 
 
 def _facts(session: Session, task: Task) -> list[tuple[str, str]]:
-    from slotsched.taskfacts import facts
+    from slotsched.views.facts import facts
 
     return facts(task, session.client.explain(task), now())

@@ -50,7 +50,7 @@ def token_ls(context: typer.Context, output: OutputOption = Output.TABLE) -> Non
     """List the tokens, without their secrets."""
     from slotsched.model import Token
     from slotsched.model.task import jsonable
-    from slotsched.text import moment
+    from slotsched.views.text import moment
 
     store = Session.of(context).client.store
     at = store.now()  # whose clock decides who gets in

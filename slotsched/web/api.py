@@ -14,7 +14,7 @@ from starlette.responses import Response, StreamingResponse
 
 from slotsched.errors import InvalidBatch, UsageError
 from slotsched.loglines import Filter, parse, raw
-from slotsched.tasklist import page
+from slotsched.views.tasks import page
 from slotsched.web.calls import JSON_TYPE, Call
 from slotsched.web.query import FILTERS
 from slotsched.web.reading import chosen, open_log

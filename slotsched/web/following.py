@@ -19,8 +19,8 @@ from starlette.types import Receive, Scope, Send
 
 from slotsched import logs
 from slotsched.errors import SlotschedError
-from slotsched.logview import POLL_SECONDS, Reading, read_log
 from slotsched.model import TERMINAL, Task
+from slotsched.views.log import POLL_SECONDS, Reading, read_log
 from slotsched.web.loglook import MOST_ROWS, Row, rows_of
 from slotsched.web.problems import Problem
 from slotsched.web.rendering import clock

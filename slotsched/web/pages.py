@@ -13,9 +13,9 @@ from slotsched.errors import ArchiveError, NotFound, Refused
 from slotsched.loglines import raw
 from slotsched.model import OPEN, TERMINAL, Reason, Status, Task
 from slotsched.store.tokens import SESSION_SECONDS
-from slotsched.tasklist import page
-from slotsched.taskwords import progress_words, ran, waited, why_words
-from slotsched.text import short
+from slotsched.views.tasks import page
+from slotsched.views.text import short
+from slotsched.views.words import progress_words, ran, waited, why_words
 from slotsched.web.access import COOKIE, Access
 from slotsched.web.calls import Call
 from slotsched.web.following import Followers
@@ -85,7 +85,7 @@ class Pages:
         task_id = self._client.resolve(given)
         if task_id != given:
             return RedirectResponse(f"/tasks/{task_id}", 303)
-        from slotsched.taskfacts import facts
+        from slotsched.views.facts import facts
 
         task = self._client.get(task_id)
         shown, notes = self._log(task, words)

@@ -73,7 +73,7 @@ class Words:
 
     def filter(self, now: dt.datetime) -> TaskFilter:
         """What FILTERS ask for. Raises UsageError."""
-        from slotsched.tasklist import read_filter
+        from slotsched.views.tasks import read_filter
 
         return read_filter(
             status=self.all("status"),

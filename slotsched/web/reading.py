@@ -27,7 +27,7 @@ class LogLines:
 
 def open_log(client: Client, task_id: str, words: Words) -> LogLines:
     """The lines of the attempt that `words` name, of the last one else. Raises NotFound, ArchiveError, UsageError."""
-    from slotsched.logview import Reading, read_log
+    from slotsched.views.log import Reading, read_log
 
     attempt = words.number("attempt", least=1, most=MOST_ATTEMPTS)
     notes: list[str] = []

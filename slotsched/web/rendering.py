@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse, Response
 from slotsched import __version__
 from slotsched.loglines import plain
 from slotsched.store.tasks import COUNT_CAP
-from slotsched.text import compact, moment, short
+from slotsched.views.text import compact, moment, short
 from slotsched.web.access import Access, Caller
 from slotsched.web.calls import FORM_KEY
 from slotsched.web.problems import Problem

@@ -13,12 +13,12 @@ from bson import ObjectId
 from test_store_plans import Plan, read_plan
 
 from slotsched import errors
-from slotsched.explain import Fleet, ended, why
 from slotsched.model import InstanceRef, Outcome, Reason, Status, Task, TaskRequest
 from slotsched.scheduler import resolving
 from slotsched.scheduler.engine import Engine
 from slotsched.scheduler.resolving import Resolver
 from slotsched.store import Followers, Store, connect
+from slotsched.views.explain import Fleet, ended, why
 
 ME = InstanceRef(id="instance-1", name="big-1")
 ENDINGS: dict[str, Callable[[Store, str], object]] = {

@@ -20,7 +20,7 @@ from slotsched.embedded import Mongod, find_mongod
 from slotsched.model import TaskRequest
 from slotsched.store import Store, TaskFilter, connect
 from slotsched.store.connection import describe, tls_options
-from slotsched.tasklist import page
+from slotsched.views.tasks import page
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from slotsched.estimate import HISTORY_RUNS, starts_in
-from slotsched.explain import Fleet, Place, limit_of
 from slotsched.model import Capacity, Needs, Task
+from slotsched.views.explain import Fleet, Place, limit_of
 
 if TYPE_CHECKING:
     from slotsched.store import Store

@@ -9,7 +9,7 @@ import pytest
 from slotsched.errors import UsageError
 from slotsched.model import Reason, Status
 from slotsched.store import TaskFilter
-from slotsched.tasklist import read_filter
+from slotsched.views.tasks import read_filter
 
 NOW = dt.datetime(2026, 11, 21, 11, 0, tzinfo=dt.UTC)
 

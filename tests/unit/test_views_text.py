@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotsched.text import ago, cut, parse_moment, parse_since, plain, span, width
+from slotsched.views.text import ago, cut, parse_moment, parse_since, plain, span, width
 
 
 @pytest.fixture(autouse=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 
-from slotsched.explain import Fleet, cause, why
 from slotsched.model import OPEN, TERMINAL, Progress, Status, Task
 from slotsched.quantities import format_duration
+from slotsched.views.explain import Fleet, cause, why
 
 NONE = "-"
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from slotsched.errors import UsageError
-from slotsched.explain import Fleet
-from slotsched.fleetview import fleet_of
 from slotsched.model import Reason, Status, Task
-from slotsched.text import parse_since
+from slotsched.views.explain import Fleet
+from slotsched.views.fleet import fleet_of
+from slotsched.views.text import parse_since
 
 if TYPE_CHECKING:
     from slotsched.store import Store, TaskFilter

@@ -5,11 +5,11 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
-from slotsched.explain import MOST_NAMED
 from slotsched.model import Attempt, Task
 from slotsched.quantities import format_duration, format_size
-from slotsched.taskwords import made_words, ran, waited
-from slotsched.text import ago, compact, moment, plain, short, slot_count, span
+from slotsched.views.explain import MOST_NAMED
+from slotsched.views.text import ago, compact, moment, plain, short, slot_count, span
+from slotsched.views.words import made_words, ran, waited
 
 
 def facts(task: Task, why: str, now: dt.datetime) -> list[tuple[str, str]]:

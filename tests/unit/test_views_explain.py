@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from slotsched.explain import Fleet, Place, ended, obstacle, why
 from slotsched.model import (
     Attempt,
     Cancel,
@@ -24,6 +23,7 @@ from slotsched.model import (
     Task,
     key_digest,
 )
+from slotsched.views.explain import Fleet, Place, ended, obstacle, why
 
 NOW = dt.datetime(2026, 11, 21, 12, 0, 0, tzinfo=dt.UTC)
 BIG = InstanceRef(id="i-big", name="big-1")

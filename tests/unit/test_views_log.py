@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slotsched.errors import ArchiveError, NotFound, ObjectMissing
-from slotsched.logview import NO_LOG, NOT_UPLOADED, Reading, read_log
 from slotsched.model import Attempt, InstanceRef, LogRef, Reason, Status, Task
 from slotsched.process.logfile import LogFile
+from slotsched.views.log import NO_LOG, NOT_UPLOADED, Reading, read_log
 
 START = dt.datetime(2026, 3, 4, tzinfo=dt.UTC)
 ID = "65f0c0ffee00000000000001"

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from slotsched.archive import Archive, log_key, open_archive
-from slotsched.logview import Reading, read_log
 from slotsched.model import InstanceRef, LogRef, Outcome, Reason, TaskRequest
 from slotsched.store import Store
+from slotsched.views.log import Reading, read_log
 
 
 @pytest.mark.timeout(60)
