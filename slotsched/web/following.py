@@ -17,12 +17,10 @@ from anyio import from_thread, to_thread
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from slotsched import logs
-from slotsched.errors import SlotschedError
 from slotsched.model import TERMINAL, Task
 from slotsched.views.log import POLL_SECONDS, Reading, read_log
 from slotsched.web.loglook import MOST_ROWS, Row, rows_of
-from slotsched.web.problems import Problem
+from slotsched.web.problems import Problem, told
 from slotsched.web.rendering import clock
 
 if TYPE_CHECKING:
@@ -90,37 +88,47 @@ class _EventStream(Response):
 
     def _follow(self, write: Callable[[str], None]) -> None:
         """On a thread: from the log to events. What goes wrong is told as one, since the answer has begun."""
-        feed = _Feed(write)
-        beat = time.monotonic() + BEAT_SECONDS
+        client = self._client
+        feed, pulse = _Feed(write), _Pulse(write, self._allowed)
 
-        def caught_up(_: float) -> None:
-            nonlocal beat
+        def caught_up(seconds: float) -> None:
             feed.flush()
-            from_thread.check_cancelled()
-            if time.monotonic() >= beat:
-                if not self._allowed():
-                    raise _Left
-                write(":\n\n")
-                beat = time.monotonic() + BEAT_SECONDS
-            time.sleep(POLL_SECONDS)
+            pulse.check()
+            time.sleep(seconds)
 
         how = Reading(follow=True, sleep=caught_up)
-        client = self._client
-        before = client.get(self._task_id)
         try:
+            before = client.get(self._task_id)
             for line in read_log(client.store, lambda log: client.open_archive(log.store), self._task_id, how):
                 feed.add(line)
+                pulse.check()
             feed.flush()
             while _goes_on(before, client.get(self._task_id)):
                 caught_up(POLL_SECONDS)
             write(_event("end", {}))
         except _Left:
             write(_event("end", {}))
-        except SlotschedError as error:
-            write(_event("trouble", {"detail": str(error)}))
-        except Exception:
-            logs.get_logger("web").exception("following a log failed", task=self._task_id)
-            raise
+        except Exception as error:  # noqa: BLE001 - every error is an answer
+            write(_event("trouble", {"detail": told(error).detail}))
+
+
+class _Pulse:
+    """Ends a follower's thread once its browser is gone, or may not look any more."""
+
+    def __init__(self, write: Callable[[str], None], allowed: Callable[[], bool]) -> None:
+        self._write = write
+        self._allowed = allowed
+        self._next = time.monotonic() + BEAT_SECONDS
+
+    def check(self) -> None:
+        """Raises _Left, or the cancellation of the answer."""
+        from_thread.check_cancelled()
+        if time.monotonic() < self._next:
+            return
+        if not self._allowed():
+            raise _Left
+        self._write(":\n\n")
+        self._next = time.monotonic() + BEAT_SECONDS
 
 
 def _goes_on(before: Task, now: Task) -> bool:

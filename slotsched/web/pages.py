@@ -90,6 +90,7 @@ class Pages:
         task = self._client.get(task_id)
         shown, notes = self._log(task, words)
         kept = words.pairs(("attempt", "level", "grep"))
+        live = task.status in OPEN and not words.pairs(LOG_CHOICES)
         return self._renderer.page(
             "task.html",
             call.caller,
@@ -97,8 +98,8 @@ class Pages:
             title=f"{task.job} {short(task.id)}",
             facts=facts(task, self._client.explain(task), self._client.store.now()),
             open=task.status in OPEN,
-            live=task.status in OPEN and not words.pairs(LOG_CHOICES),
-            refresh=REFRESH_SECONDS if task.status in OPEN and not words.pairs(LOG_CHOICES) else None,
+            live=live,
+            refresh=REFRESH_SECONDS if live else None,
             log=shown,
             notes=notes,
             given=_filled_in(LOG_CHOICES, kept),
