@@ -22,7 +22,7 @@ from slotsched.embedded import Mongod
 from slotsched.errors import EmbeddedUnavailable
 from slotsched.store import Store, connect
 
-pytest_plugins = ["s3_servers", "fleet_fixtures", "figures"]
+pytest_plugins = ["s3_servers", "fleet_fixtures", "figures", "web_office"]
 
 # failCommand lets tests lose answers on purpose; a short TTL pass and quick elections keep them fast.
 SERVER_PARAMETERS = {"enableTestCommands": "1", "ttlMonitorSleepSecs": "1"}
