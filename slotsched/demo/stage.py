@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from slotsched.children import ended_behind
 from slotsched.client import Client
 from slotsched.embedded import Mongod
 from slotsched.errors import SlotschedError
@@ -93,12 +94,5 @@ def _instance(settings: Settings, name: str, slots: int) -> Iterator[None]:
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is for the demo, which then ends its instances in order
         )
-    try:
+    with ended_behind(process, STOP_SECONDS):
         yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
