@@ -162,8 +162,10 @@ class Member:
         self._signal(signal.SIGCONT)
         self.frozen = False
 
-    def step_down(self, seconds: int = 10) -> None:
-        """It gives up being primary, and does not stand for election for so long."""
+    def step_down(self, seconds: int = 30) -> None:
+        """It gives up being primary, and does not stand for election for so long. That has to be well over the default
+        election time of 10 s, or it may be the next primary itself.
+        """
         with contextlib.suppress(driver.AutoReconnect), pymongo.timeout(20):
             command = {"replSetStepDown": seconds, "secondaryCatchUpPeriodSecs": min(5, seconds), "force": True}
             self.client.admin.command(command)
