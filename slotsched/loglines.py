@@ -205,12 +205,16 @@ class Renderer:
 
 
 def _clock(time: float | None, zone: dt.tzinfo | None) -> str:
+    at = local_time(time, zone) if time else None
+    return "--:--:--" if at is None else f"{at:%H:%M:%S}"
+
+
+def local_time(time: float | None, zone: dt.tzinfo | None = None) -> dt.datetime | None:
+    """A line's `time` (ms) in a zone, None = this machine's; None for a time that no clock shows."""
     try:
-        return (
-            f"{dt.datetime.fromtimestamp((time or 0) / 1000, dt.UTC).astimezone(zone):%H:%M:%S}" if time else "--:--:--"
-        )
+        return None if time is None else dt.datetime.fromtimestamp(time / 1000, dt.UTC).astimezone(zone)
     except (ValueError, OverflowError, OSError):
-        return "--:--:--"
+        return None
 
 
 def _label(level: int, color: bool) -> str:

@@ -18,7 +18,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
 import pytest
-from fleet import SLOTSCHED, Fleet, until
+from cli_user import CLI_JOBS, User
+from fleet import SLOTSCHED, Fleet, FleetMaker, until
+
+from slotsched import contract
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -192,6 +195,17 @@ def serving(fleet: Fleet, *, listen: str = "127.0.0.1:0", name: str = "web", **s
     finally:
         process.kill()
         process.wait()
+
+
+@contextlib.contextmanager
+def staffed(make_fleet: FleetMaker) -> Iterator[tuple[User, Web]]:
+    """One instance on the command line's jobs, and its web face, which has nothing to warn of and ends as it should."""
+    with make_fleet(jobs=CLI_JOBS) as fleet:
+        fleet.start("big-1", slots=8)
+        with serving(fleet) as web:
+            yield User(fleet), web
+            assert [line for line in web.log() if line["level"] >= contract.LEVEL_WARN] == []
+            assert web.stop() == 0
 
 
 @contextlib.contextmanager

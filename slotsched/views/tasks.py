@@ -64,9 +64,14 @@ def read_filter(
     )
 
 
-def page(store: Store, wanted: TaskFilter, limit: int, *, after: str | None = None) -> Page:
-    """At most `limit` tasks (0: all), behind the one whose full id is `after`. Raises StoreError."""
-    now = store.now()  # first: it refuses a store that cannot be used, and that would show an empty list
+def page(
+    store: Store, wanted: TaskFilter, limit: int, *, after: str | None = None, now: dt.datetime | None = None
+) -> Page:
+    """At most `limit` tasks (0: all), behind the one whose full id is `after`. Raises StoreError.
+
+    now: the store's time, for a caller who has just asked.
+    """
+    now = now or store.now()  # before the rest: it refuses a store that cannot be used, which would show an empty list
     found = store.tasks.find(wanted, limit=limit + 1 if limit else 0, after=after)
     tasks = found[:limit] if limit else found
     pending = [task for task in tasks if task.status is Status.PENDING]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -13,11 +12,11 @@ from urllib.parse import urlencode
 from starlette.responses import Response, StreamingResponse
 
 from slotsched.errors import InvalidBatch, UsageError
-from slotsched.loglines import Filter, parse, raw
+from slotsched.loglines import raw
 from slotsched.views.tasks import page
 from slotsched.web.calls import JSON_TYPE, Call
 from slotsched.web.query import FILTERS
-from slotsched.web.reading import chosen, open_log
+from slotsched.web.reading import chosen, in_pieces, open_log
 
 if TYPE_CHECKING:
     from slotsched.client import Client, Handle
@@ -27,9 +26,6 @@ RAW_TYPE = "application/octet-stream"  # whatever the script printed: no browser
 DEFAULT_ROWS = 50
 MOST_ROWS = 500
 MOST_BATCH = 10_000
-SEARCH_SECONDS = 60.0  # of a whole log
-TURN_SECONDS = 1.0  # of it on a thread, before others have theirs
-PIECE_BYTES = 64 << 10
 _DECIDED = ("owner", "trigger")  # follow from the caller, and cannot be chosen
 
 
@@ -43,8 +39,9 @@ class Api:
         """GET tasks: one array, newest first; `Link: rel="next"` where there are more."""
         words = call.query(*FILTERS, "limit", "after")
         limit = words.number("limit", least=1, most=MOST_ROWS) or DEFAULT_ROWS
-        wanted = words.filter(self._client.store.now())
-        found = page(self._client.store, wanted, limit, after=words.task_id("after"))
+        now = self._client.store.now()
+        wanted = words.filter(now)
+        found = page(self._client.store, wanted, limit, after=words.task_id("after"), now=now)
         headers = {}
         if found.more:
             query = urlencode([*words.filters(wanted), *words.pairs(["limit"]), ("after", found.tasks[-1].id)])
@@ -83,8 +80,8 @@ class Api:
             raise UsageError("raw gives exact bytes; it goes with neither level nor grep")
         log = open_log(self._client, self._id(call), words)
         if as_printed:
-            return StreamingResponse(_in_pieces(raw(log.lines)), media_type=RAW_TYPE)
-        found = _in_pieces(log.lines, wanted)
+            return StreamingResponse(in_pieces(raw(log.lines)), media_type=RAW_TYPE)
+        found = in_pieces(log.lines, wanted)
         return StreamingResponse(chain([next(found)], found), media_type=LINES_TYPE)
 
     def cancel(self, call: Call) -> Response:
@@ -126,25 +123,6 @@ def _stored(handle: Handle) -> dict[str, Any]:
 
 def _any_new(handles: Iterable[Handle]) -> bool:
     return any(not handle.existed for handle in handles)
-
-
-def _in_pieces(lines: Iterable[bytes], wanted: Filter | None = None) -> Iterator[bytes]:
-    """The lines, or those that are wanted, in pieces: one a turn, at least one. UsageError where a search takes too
-    long; of the first turn's errors the answer has the status, later ones cut it.
-    """
-    kept: list[bytes] = []
-    size, end, turn = 0, time.monotonic() + SEARCH_SECONDS, time.monotonic() + TURN_SECONDS
-    for line in lines:
-        if wanted is None or wanted.accepts(parse(line)):
-            kept.append(line)
-            size += len(line)
-        now = time.monotonic()
-        if wanted is not None and now > end:
-            raise UsageError(f"the search took more than {SEARCH_SECONDS:.0f} s; ask for less")
-        if size > PIECE_BYTES or now > turn:
-            yield b"".join(kept)
-            kept, size, turn = [], 0, time.monotonic() + TURN_SECONDS
-    yield b"".join(kept)
 
 
 def _answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

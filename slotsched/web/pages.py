@@ -21,7 +21,7 @@ from slotsched.web.calls import Call
 from slotsched.web.following import Followers
 from slotsched.web.loglook import Look, look
 from slotsched.web.query import FILTERS, LOG_CHOICES, Words
-from slotsched.web.reading import chosen, open_log
+from slotsched.web.reading import chosen, in_pieces, open_log
 
 if TYPE_CHECKING:
     from slotsched.client import Client
@@ -50,9 +50,9 @@ class Pages:
         """A page of tasks, newest first, by keys: the next one begins behind the last row of this one."""
         words = call.query(*FILTERS, "after")
         store = self._client.store
-        wanted = words.filter(store.now())
-        found = page(store, wanted, PAGE_ROWS, after=words.task_id("after"))
-        now = found.now
+        now = store.now()
+        wanted = words.filter(now)
+        found = page(store, wanted, PAGE_ROWS, after=words.task_id("after"), now=now)
         rows = [
             {
                 "task": task,
@@ -132,7 +132,7 @@ class Pages:
 
     def log_printed(self, call: Call) -> Response:
         """The bytes that the script printed, to save."""
-        return self._download(call, "txt", "application/octet-stream", raw)
+        return self._download(call, "txt", "application/octet-stream", lambda lines: in_pieces(raw(lines)))
 
     def log_packed(self, call: Call) -> Response:
         """The stored lines, gzipped, to save."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from slotsched.errors import UsageError
-from slotsched.loglines import Filter, compile_pattern, level_number
+from slotsched.loglines import Filter, compile_pattern, level_number, parse
 
 if TYPE_CHECKING:
     from slotsched.client import Client
     from slotsched.web.query import Words
 
 MOST_ATTEMPTS = 1_000_000
+SEARCH_SECONDS = 60.0  # of a whole log
+TURN_SECONDS = 1.0  # of it on a thread, before others have theirs
+PIECE_BYTES = 64 << 10
 
 
 @dataclass
@@ -47,3 +51,22 @@ def chosen(words: Words) -> Filter | None:
     except ValueError as error:
         raise UsageError(f"level: {error}") from None
     return Filter(min_level=lowest, pattern=None if grep is None else compile_pattern(grep))
+
+
+def in_pieces(lines: Iterable[bytes], wanted: Filter | None = None) -> Iterator[bytes]:
+    """The lines, or those that are wanted, in pieces: one a turn, at least one. UsageError where a search takes too
+    long; of the first turn's errors the answer has the status, later ones cut it.
+    """
+    kept: list[bytes] = []
+    size, end, turn = 0, time.monotonic() + SEARCH_SECONDS, time.monotonic() + TURN_SECONDS
+    for line in lines:
+        if wanted is None or wanted.accepts(parse(line)):
+            kept.append(line)
+            size += len(line)
+        now = time.monotonic()
+        if wanted is not None and now > end:
+            raise UsageError(f"the search took more than {SEARCH_SECONDS:.0f} s; ask for less")
+        if size > PIECE_BYTES or now > turn:
+            yield b"".join(kept)
+            kept, size, turn = [], 0, time.monotonic() + TURN_SECONDS
+    yield b"".join(kept)

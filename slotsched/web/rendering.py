@@ -6,7 +6,6 @@ as text or not at all, also where a template's author forgot to think of it.
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -14,9 +13,9 @@ from markupsafe import Markup
 from starlette.responses import HTMLResponse, Response
 
 from slotsched import __version__
-from slotsched.loglines import plain
+from slotsched.loglines import local_time, plain
 from slotsched.store.tasks import COUNT_CAP
-from slotsched.views.text import compact, moment, short
+from slotsched.views.text import short
 from slotsched.web.access import Access, Caller
 from slotsched.web.calls import FORM_KEY
 from slotsched.web.problems import Problem
@@ -35,7 +34,7 @@ class Renderer:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.filters |= {"compact": compact, "moment": moment, "short": short, "clock": clock}
+        self._templates.filters |= {"short": short, "clock": clock}
         self._templates.globals |= {"version": __version__, "counted": _counted}
 
     def page(self, template: str, caller: Caller | None, *, status: int = 200, **values: Any) -> Response:
@@ -67,8 +66,5 @@ def _counted(count: int) -> str:
 
 def clock(milliseconds: float | None) -> str:
     """`03:15:00.042` in this machine's zone; nothing for a time that is none."""
-    try:
-        at = None if milliseconds is None else dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC).astimezone()
-    except (ValueError, OverflowError, OSError):
-        at = None
+    at = local_time(milliseconds)
     return "" if at is None else f"{at:%H:%M:%S}.{at.microsecond // 1000:03d}"

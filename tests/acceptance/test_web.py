@@ -16,7 +16,7 @@ import pytest
 from cli_user import CLI_JOBS, User
 from fleet import until
 from store_proxy import Proxy
-from web_user import JSON, Answer, Web, serving
+from web_user import JSON, Answer, Web, serving, staffed
 
 from slotsched import contract
 
@@ -68,13 +68,8 @@ def told(answer: Answer, status: int) -> str:
 
 @pytest.fixture(scope="module")
 def office(make_fleet: Any) -> Iterator[Office]:
-    with make_fleet(jobs=CLI_JOBS) as fleet:
-        user = User(fleet)
-        fleet.start("big-1", slots=8)
-        with serving(fleet) as web:
-            yield Office(user, web, user.ok("token", "add", "ann"), user.ok("token", "add", "bob", "--read-only"))
-            assert [line for line in web.log() if line["level"] >= contract.LEVEL_WARN] == []
-            assert web.stop() == 0
+    with staffed(make_fleet) as (user, web):
+        yield Office(user, web, user.ok("token", "add", "ann"), user.ok("token", "add", "bob", "--read-only"))
 
 
 @pytest.fixture(scope="module")

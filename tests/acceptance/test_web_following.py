@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from cli_user import CLI_JOBS, User
+from cli_user import User
 from fleet import until
-from web_user import Web, serving
+from web_user import Web, staffed
 
-from slotsched import contract
 from slotsched.web.following import BEAT_SECONDS, MOST_FOLLOWERS
 
 
@@ -55,13 +54,8 @@ class Events:
 
 @pytest.fixture(scope="module")
 def office(make_fleet: Any) -> Iterator[Office]:
-    with make_fleet(jobs=CLI_JOBS) as fleet:
-        user = User(fleet)
-        fleet.start("big-1", slots=8)
-        with serving(fleet) as web:
-            yield Office(user, web, user.ok("token", "add", "ann"))
-            assert [line for line in web.log() if line["level"] >= contract.LEVEL_WARN] == []
-            assert web.stop() == 0
+    with staffed(make_fleet) as (user, web):
+        yield Office(user, web, user.ok("token", "add", "ann"))
 
 
 @contextlib.contextmanager
