@@ -253,7 +253,7 @@ def test_what_cannot_be_killed_keeps_its_slots_and_is_reported(
 # --- pids that are used again -----------------------------------------------------------------------
 
 REUSE = """
-import contextlib, json, os, signal, subprocess, sys, time
+import json, os, signal, subprocess, sys, time
 from pathlib import Path
 from process_lab import Lab, wait_until
 from slotsched.process import Supervised, find_supervisor, sweep_tree
@@ -265,8 +265,13 @@ kept = find_supervisor(attempt.run_dir)
 os.kill(lab.launcher.pid, signal.SIGKILL)
 os.kill(attempt.pid, signal.SIGKILL)
 attempt.wait_gone()
-with contextlib.suppress(ChildProcessError):  # its spawner may have collected it with its last breath
-    os.waitpid(attempt.pid, 0)  # else we have inherited it, as process 1 of the namespace
+def collected():  # by its spawner with its last breath or, once that is dead, by us, as process 1: no other has its pid
+    try:
+        os.waitpid(attempt.pid, os.WNOHANG)
+    except ChildProcessError:
+        pass  # a dying spawner's still
+    return not Path(f"/proc/{attempt.pid}").exists()
+wait_until(collected, what="a pid that is free")
 Path("/proc/sys/kernel/ns_last_pid").write_text(str(attempt.pid - 1))
 stranger = subprocess.Popen(["sleep", "20"])
 obeyed = kept.order(attempt.run_dir, "lost", 0)
