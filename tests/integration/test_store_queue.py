@@ -84,7 +84,7 @@ def test_only_what_is_due_by_the_servers_clock_is_promoted(store: Store, raw: An
     store.tasks.enqueue(TaskRequest(job="a", due_in=7200))
     wait = store.queue.next_due()
     assert wait is not None
-    assert 3590 < wait <= 3600
+    assert 3590 < wait < 3601, "its $$NOW of reads may be some milliseconds behind that of writes"
     assert store.queue.promote() == 0
     raw.update_one({"_id": ObjectId(soon)}, {"$set": {"due_at": store.now() - dt.timedelta(seconds=1)}})
     assert store.queue.next_due() == 0
