@@ -1,4 +1,6 @@
-"""Child processes that end with us: in order, or by the kernel's hand where we are killed."""
+"""Child processes: how to start this program once more, and children that end with us: in order, or by the kernel's
+hand where we are killed.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 # 1 is PR_SET_PDEATHSIG. It holds for the parent at that moment, which may be gone already: hence the look at it.
 _TIE = """
@@ -15,6 +18,16 @@ ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
+
+
+def program() -> list[str]:
+    """The slotsched command of this installation, to be followed by arguments.
+
+    Not from the working folder, where a `queue.py` of the user's would be taken for the library's; unless that is where
+    this program itself comes from.
+    """
+    root = str(Path(__file__).resolve().parents[1])
+    return [sys.executable, *(() if sys.path[:1] == [root] else ("-P",)), "-m", "slotsched"]
 
 
 def tied(command: Sequence[str]) -> list[str]:

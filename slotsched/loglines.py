@@ -36,7 +36,8 @@ _BARE_VALUE = re.compile(r"[^\s\"'=\\]+")
 
 # Whole sequences go, with what they carry; then every single control character that is left, so that a cut
 # sequence loses its introducer and becomes plain text. C1 controls are the 8-bit forms of ESC @ to ESC _.
-_STRING = r"(?:\x1b[P\]X^_]|[\x90\x98\x9d\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)"
+# A string ends at the next introducer, too: if it went on, a row of introducers would take time in its length squared.
+_STRING = r"(?:\x1b[P\]X^_]|[\x90\x98\x9d\x9e\x9f])[^\x07\x1b\x9c\x90\x98\x9d\x9e\x9f\n]*(?:\x07|\x1b\\|\x9c)"
 _CSI = r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
 _ESCAPE = r"\x1b[ -/]*[0-~]"
 _CONTROLS = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"

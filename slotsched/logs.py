@@ -5,9 +5,11 @@ This is the only structlog configuration. A task's output never comes here; noth
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import select
 import socket
 import sys
 import threading
@@ -22,6 +24,8 @@ from slotsched import loglines
 from slotsched.contract import LEVEL_DEBUG, LEVEL_ERROR, LEVEL_FATAL, LEVEL_INFO, LEVEL_TRACE, LEVEL_WARN
 
 RESERVED = frozenset({"level", "time", "pid", "hostname", "name", "msg", "err"})
+
+STALL_SECONDS = 0.2  # a line waits for its reader at most; the scheduler's loop waits with it
 
 _MESSAGE = " msg"  # no keyword argument has a blank in it, so no caller's field can meet it
 _NAME = " name"
@@ -69,7 +73,8 @@ class Logger(structlog.BoundLoggerBase):
 class _Output:
     """Where entries go, and in which form; one per process, so that loggers may be made before `configure`.
 
-    Writes whole lines. A log that cannot be written (closed pipe, full disk) stops nobody's work.
+    Writes whole lines. A log that cannot be written (closed pipe, full disk) or that nobody reads (Ctrl-S in the
+    terminal, a stopped pager) stops nobody's work: what does not fit is left out, and how much that was is said later.
     """
 
     def __init__(self) -> None:
@@ -77,6 +82,8 @@ class _Output:
         self.pretty = False
         self.color = False
         self._lock = threading.Lock()
+        self._left_out = 0  # lines, since nobody reads
+        self._torn = False  # the last line that was begun has no end
 
     def format(self, _logger: Any, _level: str, entry: Any) -> str:
         text = _json(entry)
@@ -85,13 +92,46 @@ class _Output:
         return loglines.render(loglines.parse(text.encode("utf-8", "backslashreplace")), color=self.color)
 
     def write(self, entry: str) -> None:
-        try:
-            with self._lock:
-                if self.stream is not None:
-                    self.stream.write(entry.encode("utf-8", "backslashreplace").decode() + "\n")
-                    self.stream.flush()
-        except (OSError, ValueError):  # ValueError: the stream is closed
-            return
+        data = entry.encode("utf-8", "backslashreplace") + b"\n"
+        with contextlib.suppress(OSError, ValueError), self._lock:  # ValueError: the stream is closed
+            if self.stream is None:
+                return
+            descriptor = _descriptor(self.stream)
+            if descriptor is None:
+                self.stream.write(data.decode())
+                self.stream.flush()
+            else:
+                self._put(descriptor, data)
+
+    def _put(self, descriptor: int, data: bytes) -> None:
+        """The line, unless it would have to wait: then it is counted, and the count is the next line that can be."""
+        if self._left_out and _takes(descriptor, 0.0):
+            notice = _pino(None, str(LEVEL_WARN), {_MESSAGE: "lines left out: nobody read", "lines": self._left_out})
+            data = b"\n" * self._torn + self.format(None, "", notice).encode("utf-8", "backslashreplace") + b"\n" + data
+            self._left_out, self._torn = 0, False
+        size = 1 if os.isatty(descriptor) else select.PIPE_BUF  # what surely fits where anything does
+        left = memoryview(data)
+        while left:
+            if not _takes(descriptor, 0.0 if self._left_out else STALL_SECONDS):
+                self._left_out += 1
+                self._torn = self._torn or len(left) < len(data)
+                return
+            left = left[os.write(descriptor, left[:size]) :]
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    """None where the stream is none of the system's, as in tests."""
+    try:
+        return stream.fileno()
+    except (OSError, ValueError):
+        return None
+
+
+def _takes(descriptor: int, seconds: float) -> bool:
+    """Whether something can be written without waiting; waits up to `seconds` for that."""
+    poller = select.poll()
+    poller.register(descriptor, select.POLLOUT)
+    return bool(poller.poll(seconds * 1000))
 
 
 class _FromLogging(logging.Handler):

@@ -74,9 +74,9 @@ class Standalone:
             return scheduler.run(self.settings, hangup_drains=True, held=self._state)
 
     def stop(self) -> None:
-        """End the embedded database, once nothing needs it any more."""
+        """End the embedded database, once nothing needs it any more; other terminals are told of nothing any more."""
+        self._up_file.unlink(missing_ok=True)
         if self._mongod is not None:
-            self._up_file.unlink(missing_ok=True)
             self._mongod.stop()
         self._state.unlock()
 

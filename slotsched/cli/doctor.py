@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from pathlib import Path
 
 import typer
 
@@ -165,15 +163,9 @@ def _log_store(session: Session) -> list[Check]:
 
 def _containment(session: Session) -> list[Check]:
     """By the spawner itself, as a scheduler would: what works is found by trying."""
-    from slotsched.process.launcher import Launcher
+    from slotsched.process import try_containment
 
-    with tempfile.TemporaryDirectory(prefix="slotsched-doctor-") as folder:
-        launcher = Launcher(Path(folder), session.settings.containment)
-        launcher.start()
-        try:
-            found = launcher.containment
-        finally:
-            launcher.close()
+    found = try_containment(session.settings.containment)
     if found.full:
         return [
             Check(name="containment", level=Level.OK, text=f"{found.name}: whatever ends, ends with its whole tree")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,11 +34,12 @@ def up(
     """
     session = Session.of(context)
     session.flags |= _given(slots=slots, name=name, drain_timeout=drain_timeout)
+    from slotsched.children import program
     from slotsched.cli.screen import bar_until_done
     from slotsched.standalone import Standalone
 
     flags = {name: value for name, value in session.flags.items() if name in PLACE_FLAGS + WEB_FLAGS}
-    web = [sys.executable, "-m", "slotsched", "web", *(f"--{name.replace('_', '-')}={flags[name]}" for name in flags)]
+    web = [*program(), "web", *(f"--{name.replace('_', '-')}={flags[name]}" for name in flags)]
     everything = Standalone(session.loaded, web)
     everything.lock()
     try:
@@ -94,10 +94,12 @@ def scheduler_run(
     name: NameOption = None,
     drain_timeout: DrainOption = None,
     once: Annotated[bool, typer.Option("--once", help="Run what is due now, then drain and end.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only see whether it could start.")] = False,
 ) -> None:
     """Run this machine's instance until SIGTERM.
 
-    SIGTERM drains it, a second one ends it at once; SIGHUP re-executes it without ending a task.
+    SIGTERM drains it, a second one ends it at once; SIGHUP re-executes it without ending a task, once the new
+    program has been tried with --check.
 
     Every setting may be given as a flag: --memory, --resources gpu=1, --tags ssd, --lease, --containment, ...
     """
@@ -106,7 +108,10 @@ def scheduler_run(
     settings = session.settings
     from slotsched import scheduler
 
-    raise typer.Exit(scheduler.run(settings, once=once))
+    if check:
+        scheduler.check(settings)
+    else:
+        raise typer.Exit(scheduler.run(settings, once=once))
 
 
 def _given(**flags: str | None) -> dict[str, str]:

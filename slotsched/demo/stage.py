@@ -6,13 +6,12 @@ import contextlib
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from slotsched.children import ended_behind
+from slotsched.children import ended_behind, program
 from slotsched.client import Client
 from slotsched.embedded import Mongod
 from slotsched.errors import SlotschedError
@@ -86,7 +85,7 @@ def _instance(settings: Settings, name: str, slots: int) -> Iterator[None]:
     }
     with (folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "slotsched", "scheduler", "run"],
+            [*program(), "scheduler", "run"],
             env=environment,
             cwd=folder,  # away from a slotsched.toml of the user's
             stdin=subprocess.DEVNULL,

@@ -104,7 +104,10 @@ class Broken:
 
 
 def job_to_document(job: Job | Broken) -> dict[str, Any]:
-    """Plain values that JSON and BSON can hold; names of resources and variables may be any key."""
+    """Plain values that JSON and BSON can hold; names of resources and variables may be any key.
+
+    A file's name need not be UTF-8, and its texts may hold half a surrogate pair: that becomes `?`.
+    """
     document = asdict(job)
     document["broken"] = isinstance(job, Broken)
     if isinstance(job, Job):
@@ -155,4 +158,4 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    return value
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value

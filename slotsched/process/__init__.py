@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from slotsched.process.containment import Containment
     from slotsched.process.deadline import DeadlineFile
-    from slotsched.process.launcher import ContainmentUnavailable, Gone, Launched, Launcher, LaunchFailed, SpawnerGone
+    from slotsched.process.launcher import (
+        ContainmentUnavailable,
+        Gone,
+        Launched,
+        Launcher,
+        LaunchFailed,
+        SpawnerGone,
+        try_containment,
+    )
     from slotsched.process.rundir import Supervised, find_supervisor, forbid_start, start_facts
     from slotsched.process.spec import Spec, read_spec, write_spec
     from slotsched.process.status import Ending, read_ending
@@ -38,6 +46,7 @@ _HOME = {
     "read_spec": "spec",
     "start_facts": "rundir",
     "sweep_tree": "sweep",
+    "try_containment": "launcher",
     "write_spec": "spec",
 }
 
@@ -60,6 +69,7 @@ __all__ = [
     "read_spec",
     "start_facts",
     "sweep_tree",
+    "try_containment",
     "write_spec",
 ]
 

@@ -9,11 +9,13 @@ import select
 import socket
 import subprocess
 import sys
+import tempfile
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from slotsched.errors import SlotschedError
 from slotsched.process.containment import AUTO, Containment
 from slotsched.process.files import PRIVATE
 
@@ -26,11 +28,11 @@ _PROGRAM = "import sys; sys.path.append(sys.argv.pop(1)); from slotsched.process
 _PACKAGES = str(Path(__file__).resolve().parents[2])
 
 
-class SpawnerGone(Exception):
+class SpawnerGone(SlotschedError):
     """Raised when the spawner has ended; `start` gets another one. Supervisors live on."""
 
 
-class ContainmentUnavailable(Exception):
+class ContainmentUnavailable(SlotschedError):
     """Raised when the containment that was asked for does not work on this machine."""
 
 
@@ -240,3 +242,14 @@ def _await_end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
     finally:
         os.close(pidfd)
+
+
+def try_containment(asked: str) -> Containment:
+    """What attempts would get on this machine, by a spawner of its own in a passing folder. Raises as `start` does."""
+    with tempfile.TemporaryDirectory(prefix="slotsched-try-") as folder:
+        launcher = Launcher(Path(folder), asked)
+        launcher.start()
+        try:
+            return launcher.containment
+        finally:
+            launcher.close()

@@ -12,7 +12,7 @@ from slotsched.ledger import Ledger
 from slotsched.machine import boot_id, usable_cpus, usable_memory, usable_resources
 from slotsched.model import Capacity
 from slotsched.opening import open_log_store, open_store
-from slotsched.process import DeadlineFile, Launcher
+from slotsched.process import DeadlineFile, Launcher, try_containment
 from slotsched.process.linux import give_large_blocks_back
 from slotsched.scheduler.engine import Engine
 from slotsched.scheduler.fitness import Fitness
@@ -55,6 +55,16 @@ def run(
     if held is None:
         state.unlock()
     return 0
+
+
+def check(settings: Settings) -> None:
+    """Whether an instance could start with these settings, as far as that can be told without the store and without
+    touching the state directory. Raises InvalidSettings, ContainmentUnavailable or SpawnerGone where not.
+    """
+    open_store(settings).close()
+    open_log_store(settings).close()
+    capacity_of(settings)
+    try_containment(settings.containment)
 
 
 def capacity_of(settings: Settings) -> Capacity:

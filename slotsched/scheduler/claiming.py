@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable, Iterable, Sequence
 
 from slotsched.choose import Candidate, Hold, Running, choose
+from slotsched.errors import InvalidDocument
 from slotsched.estimate import HISTORY_RUNS, planned, replanned
 from slotsched.model import Capacity, Lane, Needs, Reservation, SeriesMemory, Task
 from slotsched.scheduler.engine import Engine
@@ -50,15 +51,20 @@ class Claimer:
         self._lanes = _parse_lanes(self._engine.store.queue.lanes())
 
     def run_once(self) -> int:
-        """Claim what fits and start it; returns how many were won."""
+        """Claim what fits and start it; returns how many were won.
+
+        What is due is promoted also where nothing may be claimed: others may, and what stays overdue would have the
+        loop look again at once, for ever.
+        """
         engine = self._engine
         self.more = False
         self.settle()
+        promoted = engine.store.queue.promote()
         if not self._may_claim():
             if not engine.fenced:
                 self._reserve(None)  # others can keep room for it from now on
             return 0
-        if engine.store.queue.promote():
+        if promoted:
             self.refresh_lanes()  # now, whenever the change stream tells of it
         window = self._window()
         if not window:
@@ -251,10 +257,25 @@ class Claimer:
         """Claim tasks (id, lane): those without a limit in one write for all, the others one by one."""
         limited = [(task_id, lane) for task_id, lane in wanted if self.limiter.scopes(lane)]
         free = [(task_id, lane) for task_id, lane in wanted if not self.limiter.scopes(lane)]
-        won = self._send(free, self._claim_free) if free else 0
+        won = self._send_free(free) if free else 0
         if free:
             self._spread.learn(len(free), won, len(self._engine.live))
         return won + (self._send(limited, self.limiter.claim) if limited else 0)
+
+    def _send_free(self, wanted: Sequence[tuple[str, Lane]]) -> int:
+        try:
+            return self._send(wanted, self._claim_free)
+        except InvalidDocument:  # one of them has no room left for a claim; it must not keep the others waiting
+            self.settle()
+            return sum(self._send_alone(one) for one in wanted)
+
+    def _send_alone(self, one: tuple[str, Lane]) -> int:
+        try:
+            return self._send([one], self._claim_free)
+        except InvalidDocument as error:
+            self._engine.log.warning("a task cannot be claimed", task=one[0], why=str(error))
+            self.settle()
+            return 0
 
     def _claim_free(self, wanted: Sequence[tuple[str, Lane]], token: str) -> list[Task]:
         return self._engine.store.queue.claim([task_id for task_id, _ in wanted], token, self._engine.ref)

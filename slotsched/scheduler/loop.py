@@ -36,7 +36,7 @@ from slotsched.scheduler.notifying import Notifier
 from slotsched.scheduler.pruning import Pruner
 from slotsched.scheduler.publishing import Publisher
 from slotsched.scheduler.recovery import Recovery
-from slotsched.scheduler.replacing import listen
+from slotsched.scheduler.replacing import Rehearsal, listen
 from slotsched.scheduler.rescuing import Rescuer
 from slotsched.scheduler.resolving import Resolver
 from slotsched.scheduler.starting import Starter
@@ -94,6 +94,7 @@ class Loop:
         self._recovery = Recovery(engine, adopt=self._supervision.adopt, on_settled=self._uploader.add)
         self._lease: LeaseKeeper | None = None
         self._replace = False
+        self._rehearsal: Rehearsal | None = None  # of the program that is to replace this one
         self._drain = Drain(engine, uploads=lambda: self._uploader.pending + self._notifier.pending)
         self._idle_passes = 0
         self._pulse = min(LONGEST_SLEEP_SECONDS, LONGEST_SLEEP_SHARE * engine.settings.lease)
@@ -212,6 +213,7 @@ class Loop:
     def _end(self) -> Ended:
         """Leave nothing behind but what a next start can pick up."""
         engine = self._engine
+        self._give_up_rehearsal()
         self._watcher.stop()
         self._pruner.stop()
         self._tailer.stop()
@@ -370,5 +372,24 @@ class Loop:
         if self._engine.draining:
             self._engine.log.info("not replaced: draining")
             return
-        self._engine.log.info("replacing this program in place; running tasks go on")
-        self._replace = True
+        self._give_up_rehearsal()  # it may hang, as somebody asks again
+        self._rehearsal = Rehearsal()
+        self._selector.register(self._rehearsal, selectors.EVENT_READ, self._rehearsed)
+
+    def _rehearsed(self) -> None:
+        """The new program has been tried: it takes over, or this one goes on."""
+        rehearsal, self._rehearsal = self._rehearsal, None
+        assert rehearsal is not None
+        self._selector.unregister(rehearsal)
+        problem = rehearsal.problem()
+        if problem is not None:
+            self._engine.log.error("not replaced: the new program would not start", why=problem)
+        elif not self._engine.draining:
+            self._engine.log.info("replacing this program in place; running tasks go on")
+            self._replace = True
+
+    def _give_up_rehearsal(self) -> None:
+        if self._rehearsal is not None:
+            self._selector.unregister(self._rehearsal)
+            self._rehearsal.close()
+            self._rehearsal = None

@@ -26,6 +26,7 @@ class Publisher:
         engine = self._engine
         before = (engine.scan, engine.disabled_jobs)
         engine.scan = engine.folder.scan()
+        engine.disabled_jobs = frozenset(engine.store.catalogs.disabled())  # first: whatever becomes of publishing
         self._tell_broken(before[0].broken)
         if self._published != (engine.identity.id, engine.scan):
             engine.store.catalogs.publish(
@@ -36,7 +37,6 @@ class Publisher:
             self._published = (engine.identity.id, engine.scan)
             self._follow_at = 0.0
         self._follow()
-        engine.disabled_jobs = frozenset(engine.store.catalogs.disabled())
         return before != (engine.scan, engine.disabled_jobs)
 
     def _follow(self) -> None:

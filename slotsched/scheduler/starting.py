@@ -55,6 +55,7 @@ class Starter:
             run.planned = planned(history, limit)
             self._prepare(run, task, job, args, memory)
         except (InvalidJob, NotFound) as error:
+            engine.scan = engine.folder.scan()  # at once: the slot is free again, and the next such task shall wait
             self._not_started(run, Reason.NOT_STARTED, str(error))
         except InvalidArguments as error:
             self._not_started(run, Reason.INVALID, f"the arguments no longer fit the job: {error}")

@@ -31,6 +31,7 @@ UNSEEN_SECONDS = 10.0  # a launch nobody reported for so long lost its message o
 OVERDUE_SECONDS = 5.0  # beyond max time and grace: then a supervisor has had its chance to end its run by itself
 SPAWNER_AGE_SECONDS = 60.0  # one that dies younger may do so again at once
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0  # between the deaths of spawners and the next ones
+STRANDED_SECONDS = 2 * LONGEST_PAUSE_SECONDS  # without a spawner: then another machine had better have the task
 OBEY_SECONDS = 10.0  # a supervisor that has not ended so long after its order (and its grace) is stopped or stuck
 
 
@@ -55,6 +56,7 @@ class Supervision:
         self._on_ended = on_ended
         self._spawner_fd: int | None = None
         self._spawner_born = 0.0  # CLOCK_BOOTTIME
+        self._spawner_lost = 0.0  # when the last one that worked was found dead
         self._spawner_again = 0.0  # when the next may be started
         self._young_deaths = 0  # in a row
 
@@ -99,6 +101,9 @@ class Supervision:
         if self._spawner_fd is None and engine.now() >= self._spawner_again:
             self._revive_spawner()
         unseen = engine.now() - UNSEEN_SECONDS
+        stranded = [run for run in engine.roster.alive() if self._is_stranded(run)]
+        for run in stranded:
+            self._guarded(self._give_up_launch, run)
         late = [
             run
             for run in engine.roster.alive()
@@ -116,7 +121,23 @@ class Supervision:
         disobeying = [run for run in engine.roster.alive() if self._disobeys(run)]
         for run in disobeying:
             self._kill_supervisor(run)
-        return len(late) + len(overdue) + len(disobeying)
+        return len(stranded) + len(late) + len(overdue) + len(disobeying)
+
+    def _is_stranded(self, run: Run) -> bool:
+        """Nobody has launched it, and either nobody can or nobody wants that any more."""
+        if run.phase is not Phase.LAUNCHING or run.supervised is not None:
+            return False
+        forsaken = self._spawner_fd is None and self._engine.now() > self._spawner_lost + STRANDED_SECONDS
+        return forsaken or run.ordered is not None
+
+    def _give_up_launch(self, run: Run) -> None:
+        """Where it has been launched after all, its supervisor is found and adopted by the others' way."""
+        if not forbid_start(run.directory):
+            return
+        why = "there is no spawner" if run.ordered is None else f"told to end: {run.ordered[0]}"
+        self._engine.log.warning("not started; releasing it", task=run.record.task_id, why=why)
+        run.end_unstarted()
+        self._freed(run)
 
     def _guarded(self, step: Callable[[Run], None], run: Run) -> None:
         """A run directory that a script has damaged must not keep the others from being looked at."""
@@ -173,6 +194,7 @@ class Supervision:
         assert self._spawner_fd is not None
         self._selector.unregister(self._spawner_fd)
         self._spawner_fd = None
+        self._spawner_lost = engine.now()
         self._spawner_died()
         if engine.now() >= self._spawner_again:
             self._revive_spawner()

@@ -83,7 +83,10 @@ class Uploader:
         if log_path.exists():
             stored = self._put(record.log.key, log_path)
             truncated = run.outcome.log_truncated if run.outcome else False
-            log = replace(record.log, bytes=stored.bytes, uploaded=True, truncated=truncated)
+            # The store it is in, which is another than at the claim where the setting has changed meanwhile.
+            log = replace(
+                record.log, store=self._engine.archive.url, bytes=stored.bytes, uploaded=True, truncated=truncated
+            )
             self._engine.store.queue.log_uploaded(record.task_id, record.fence, log)
         self._engine.state.remove_run(run.directory)
 

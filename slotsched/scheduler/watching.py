@@ -30,8 +30,14 @@ class Watcher(threading.Thread):
                 self.follow()
             except StoreError as error:
                 self._engine.log.debug("change stream broke", why=str(error))
-                self._engine.inbox.post(StreamDown())
-                self._rest()
+                self._broken()
+            except Exception:  # one odd event must not end the thread
+                self._engine.log.exception("change stream broke, unexpectedly")
+                self._broken()
+
+    def _broken(self) -> None:
+        self._engine.inbox.post(StreamDown())
+        self._rest()
 
     def _rest(self) -> None:
         """While the loop leaves the store alone, so does this thread: the lease thread asks for all of them."""

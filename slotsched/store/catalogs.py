@@ -33,7 +33,10 @@ class Catalogs:
     def publish(self, instance_id: str, jobs: Sequence[Job], broken: Sequence[Broken] = ()) -> None:
         """Says what this instance holds now, and that it holds nothing else. Safe to repeat."""
         copies = {_copy_id(job): job for job in jobs}
-        unusable = {_broken_id(file.name, instance_id): file for file in broken}
+        unusable = {}
+        for file in broken:
+            found = job_from_document(job_to_document(file))  # its name as it can be stored
+            unusable[_broken_id(found.name, instance_id)] = found
         writes: list[UpdateOne | UpdateMany] = [_put_copy(copy_id, job, instance_id) for copy_id, job in copies.items()]
         writes += [_put_broken(broken_id, file, instance_id) for broken_id, file in unusable.items()]
         writes.append(
@@ -144,7 +147,7 @@ def _put_copy(copy_id: str, job: Job, instance_id: str) -> UpdateOne:
     return UpdateOne({"_id": copy_id}, [{"$set": fields}], upsert=True)
 
 
-def _put_broken(broken_id: str, file: Broken, instance_id: str) -> UpdateOne:
+def _put_broken(broken_id: str, file: Job | Broken, instance_id: str) -> UpdateOne:
     fields = {"kind": _BROKEN, "job": file.name, "message": str(file), "holders": [instance_id]}
     return UpdateOne({"_id": broken_id}, {"$set": fields}, upsert=True)
 

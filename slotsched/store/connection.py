@@ -167,8 +167,8 @@ class Connection:
         return len(found)
 
     def command(self, name: str) -> Document:
-        """A command without arguments against the database."""
-        return self._database.command(name)
+        """A command without arguments against the database. Commands have to be told how times are read: in UTC."""
+        return self._database.command(name, codec_options=_CODEC)
 
     def now(self, *, fresh: bool = False) -> dt.datetime:
         """The server's time, from an offset to this machine's boot clock that is measured every half minute."""

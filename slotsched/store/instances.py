@@ -17,7 +17,7 @@ from slotsched import errors
 from slotsched.failpoints import failpoint
 from slotsched.model import Capacity, Instance, Status
 from slotsched.store.connection import Connection, Document
-from slotsched.store.reading import LARGEST_SIZE, Reader, Unreadable
+from slotsched.store.reading import LARGEST_COUNT, LARGEST_SIZE, Reader, Unreadable
 
 
 class Instances:
@@ -186,8 +186,8 @@ class Instances:
     # --- what people set --------------------------------------------------------------------------
     def set_slots(self, name: str, slots: int) -> Instance:
         """What the instance should offer from its next renewal on. Raises NotFound, Ambiguous, Refused, UsageError."""
-        if slots < 1:
-            raise errors.UsageError(f"slots: {slots} is not a positive whole number")
+        if not 1 <= slots <= LARGEST_COUNT:
+            raise errors.UsageError(f"slots: {slots} is not a whole number from 1 to {LARGEST_COUNT}")
         return self._set(name, {"slots_wanted": slots})
 
     def set_draining(self, name: str, draining: bool) -> Instance:
@@ -276,7 +276,7 @@ def read_instance(document: Mapping[str, Any]) -> Instance:
         containment=instance.mapping("containment") if instance.has("containment") else {},
         hindrance=instance.maybe_text("hindrance"),
         keeps_for=instance.maybe_text("keeps_for"),
-        slots_wanted=instance.maybe_count("slots_wanted", least=1),
+        slots_wanted=_slots_wanted(instance),
     )
 
 
@@ -302,5 +302,13 @@ def _nothing_below_zero(free: Capacity) -> Capacity:
 def _read_or_none(document: Document) -> Instance | None:
     try:
         return read_instance(document)
+    except Unreadable:
+        return None
+
+
+def _slots_wanted(instance: Reader) -> int | None:
+    """Only a wish: one that cannot be read is none, and must not cost the instance its lease."""
+    try:
+        return instance.maybe_count("slots_wanted", least=1)
     except Unreadable:
         return None

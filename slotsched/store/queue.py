@@ -332,7 +332,8 @@ class Queue:
 
     def _quarantine_lane(self, lane: Any, problem: str) -> None:
         with self._connection.guard():
-            self._end_invalid({"status": _PENDING, "lane": lane}, problem)
+            # $eq: what stands there may be anything, and must not be taken for a query
+            self._end_invalid({"status": _PENDING, "lane": {"$eq": lane}}, problem)
 
     def _end_invalid(self, wanted: Document, message: str, token: str | None = None) -> int:
         return self._tasks.update_many(wanted, pipelines.invalid(message, token)).modified_count

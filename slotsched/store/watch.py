@@ -113,6 +113,8 @@ class Watch:
         while True:
             with self._connection.guard():
                 change = self._stream.try_next()
+            if change is None and not self._stream.alive:  # the collection was dropped: from now on it never waits
+                raise errors.StoreUnreachable("the change stream has ended")
             event = None if change is None else _event(change)
             if event is not None or time.monotonic() >= until:
                 return event

@@ -12,6 +12,7 @@ from typing import Any
 
 from slotsched.model import Capacity, Facts, Instance, Limit, Needs, Reason, Status, Task, concurrency_limit
 from slotsched.quantities import format_duration, format_size
+from slotsched.views.text import local
 
 MOST_NAMED = 5  # tasks that a sentence names
 
@@ -320,11 +321,3 @@ def signal_name(number: Any) -> str:
         return signal.Signals(number).name
     except (ValueError, TypeError):
         return str(number)
-
-
-def local(moment: dt.datetime, now: dt.datetime | None = None) -> str:
-    """`2026-11-21 03:15:00 CET` in this machine's zone; only the time of day where that is the day of `now`."""
-    here = moment.astimezone()
-    if now is not None and here.date() == now.astimezone().date():
-        return f"{here:%H:%M:%S}"
-    return f"{here:%Y-%m-%d %H:%M:%S} {here.tzname() or here.strftime('%z')}"

@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import re
 import unicodedata
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from slotsched.quantities import format_duration, parse_duration
@@ -21,9 +22,17 @@ def short(task_id: str) -> str:
 
 def moment(value: dt.datetime | None) -> str:
     """`2026-11-21 03:15:00 CET` in this machine's zone, `-` for none."""
-    if value is None:
-        return "-"
-    here = value.astimezone()
+    return "-" if value is None else local(value)
+
+
+def local(moment: dt.datetime, now: dt.datetime | None = None) -> str:
+    """`2026-11-21 03:15:00 CET` in this machine's zone; only the time of day where that is the day of `now`."""
+    try:
+        here = moment.astimezone()
+    except OverflowError:  # on the calendar's first or last day, which is beyond it here
+        here = moment.astimezone(dt.UTC)
+    if now is not None and here.date() == now.astimezone().date():
+        return f"{here:%H:%M:%S}"
     return f"{here:%Y-%m-%d %H:%M:%S} {here.tzname() or here.strftime('%z')}"
 
 
@@ -40,7 +49,7 @@ def parse_moment(text: str, now: dt.datetime) -> dt.datetime:
     """
     clock = _CLOCK.fullmatch(text.strip())
     if clock:
-        return _next_clock(int(clock[1]), int(clock[2]), int(clock[3] or 0), text, now)
+        return min(candidate for candidate in _clocks(clock, now, (0, 1, 2)) if candidate > now)
     try:
         moment = dt.datetime.fromisoformat(text.strip()).astimezone(dt.UTC)  # naive: taken as local
         return moment.astimezone()
@@ -49,23 +58,27 @@ def parse_moment(text: str, now: dt.datetime) -> dt.datetime:
 
 
 def parse_since(text: str, now: dt.datetime) -> dt.datetime:
-    """The aware time of a duration before `now` (`1h`), or of a time as in `parse_moment`. ValueError otherwise."""
+    """The aware time of a duration before `now` (`1h`), of a time of day (the last one), or of a time as in
+    `parse_moment`. ValueError otherwise.
+    """
     try:
         return now - dt.timedelta(seconds=parse_duration(text))
     except (ValueError, OverflowError):
+        pass
+    clock = _CLOCK.fullmatch(text.strip())
+    if clock is None:
         return parse_moment(text, now)
+    return max(candidate for candidate in _clocks(clock, now, (-1, 0)) if candidate <= now)
 
 
-def _next_clock(hour: int, minute: int, second: int, text: str, now: dt.datetime) -> dt.datetime:
+def _clocks(clock: re.Match[str], now: dt.datetime, days: Iterable[int]) -> Iterator[dt.datetime]:
+    """This time of day on the days so far from today's, in this machine's zone."""
+    hour, minute, second = int(clock[1]), int(clock[2]), int(clock[3] or 0)
     if hour > 23 or minute > 59 or second > 59:
-        raise ValueError(f'"{text}" is not a time of day')
-    here = now.astimezone()
-    for days in (0, 1):
-        wall = dt.datetime.combine(here.date() + dt.timedelta(days), dt.time(hour, minute, second))
-        candidate = wall.astimezone()
-        if candidate > here:
-            return candidate
-    raise AssertionError("tomorrow's time is always ahead")
+        raise ValueError(f'"{clock.string}" is not a time of day')
+    today = now.astimezone().date()
+    for day in days:
+        yield dt.datetime.combine(today + dt.timedelta(day), dt.time(hour, minute, second)).astimezone()
 
 
 def span(seconds: float) -> str:

@@ -136,6 +136,20 @@ def test_tasks_of_a_broken_script_wait_with_that_reason_until_it_is_mended(works
     assert (ended.status, ended.result, ended.attempt) == ("completed", "mended", 1)
 
 
+def test_a_script_that_is_taken_away_costs_one_task_and_not_the_queue(workshop: Workshop) -> None:
+    """Between two scans, what was claimed before fails; what waits behind it waits."""
+    path = workshop.put("taken.sh", SHELL, mode=0o755)
+    until(lambda: workshop._held("taken"), what="the instance to have read it")
+    client = workshop.fleet.client
+    with workshop.occupied():
+        tasks = [handle.id for handle in client.enqueue_many([{"job": "taken"}] * 200)]
+        path.unlink()
+    until(lambda: "is on no instance" in client.why(tasks[-1]), what="the instance to see that it is gone")
+    assert [client.get(task).status for task in tasks].count("failed") <= 1
+    workshop.put("taken.sh", SHELL, mode=0o755)
+    assert {task.status for task in client.wait(tasks[1:], 60)} <= {"completed"}
+
+
 def test_tasks_of_a_script_that_is_gone_wait_with_that_reason_until_it_is_back(workshop: Workshop) -> None:
     text = f"{HEADER}def main() -> str:\n    return 'back'\n"
     path = workshop.put("fleeting.py", text)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
+from slotsched.errors import StoreUnreachable
 from slotsched.model import (
     Broken,
     Facts,
@@ -24,6 +25,7 @@ from slotsched.model import (
     TaskRequest,
 )
 from slotsched.store import Chunk, Event, Store, TaskFilter, Touched, Watch, Work
+from slotsched.store.upkeep import Pruned
 
 ME = InstanceRef(id="instance-1", name="big-1")
 DONE = Outcome(reason=Reason.EXIT, exit_code=0)
@@ -250,8 +252,8 @@ def test_prune_forgets_what_nobody_needs(store: Store, raw: Any) -> None:
     raw.tasks.update_one({"_id": ObjectId(ids["told"])}, {"$set": {"pokes": 1, "resolve": False}})
     store.tasks.enqueue(TaskRequest(job="open"))
     time.sleep(0.01)
-    assert store.upkeep.prune(3600) == 1
-    assert store.upkeep.prune(0) == 3
+    assert store.upkeep.prune(3600).tasks == 1
+    assert store.upkeep.prune(0).tasks == 3
     left = {task.id for task in store.tasks.find(TaskFilter(status=frozenset({Status.COMPLETED})))}
     assert left == {ids[name] for name in ("spooled", "keyed", "kept", "waited for")}
     assert store.tasks.counts()[Status.PENDING] == 1
@@ -260,8 +262,16 @@ def test_prune_forgets_what_nobody_needs(store: Store, raw: Any) -> None:
 def test_prune_goes_on_in_batches(store: Store, raw: Any) -> None:
     store.tasks.enqueue_many(TaskRequest(job="a") for _ in range(2100))
     raw.tasks.update_many({}, {"$set": {"status": "failed", "ended_at": dt.datetime(2020, 1, 1, tzinfo=dt.UTC)}})
-    assert store.upkeep.prune(60, batches=1) == 1000
-    assert store.upkeep.prune(60) == 1100
+    assert store.upkeep.prune(60, batches=1) == Pruned(tasks=1000, more=True)
+    assert store.upkeep.prune(60) == Pruned(tasks=1100, more=False)
+
+
+def test_prune_says_that_more_tasks_of_jobs_with_a_keep_are_old(store: Store, raw: Any) -> None:
+    store.tasks.enqueue_many(TaskRequest(job="a", keep=1) for _ in range(1001))
+    long_ago = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+    raw.tasks.update_many({}, {"$set": {"status": "failed", "ended_at": long_ago, "expire_at": long_ago}})
+    assert store.upkeep.prune(60, batches=1) == Pruned(tasks=1000, more=True)
+    assert store.upkeep.prune(60, batches=1) == Pruned(tasks=1, more=False)
 
 
 def test_creating_the_indexes_again_changes_nothing(store: Store, raw: Any) -> None:
@@ -275,3 +285,33 @@ def test_stats_tell_what_is_stored(store: Store) -> None:
     stats = store.upkeep.stats()
     assert stats["tasks"]["documents"] == 1
     assert all(figures["index_bytes"] > 0 for figures in stats.values())
+
+
+def drain(watch: Watch) -> None:
+    while watch.try_next() is not None:
+        pass
+
+
+@pytest.mark.timeout(60)
+def test_a_watch_whose_collection_is_dropped_says_so_and_the_next_one_sees_what_comes(store: Store, raw: Any) -> None:
+    store.tasks.enqueue(TaskRequest(job="a"))
+    with store.watch() as watch:
+        raw.tasks.drop()
+        with pytest.raises(StoreUnreachable, match="has ended"):
+            drain(watch)
+    store.init()
+    with store.watch() as watch:
+        store.tasks.enqueue(TaskRequest(job="a"))
+        assert isinstance(watch.try_next(10), Work)
+
+
+# --- files whose names or texts are no text --------------------------------------------------------
+def test_a_file_with_a_name_that_is_not_utf_8_keeps_no_other_from_being_published(store: Store) -> None:
+    odd = Broken(name="caf\udce9", path="caf\udce9.py", line=None, message="a name must be ...")
+    emoji = replace(JOB, parameters=(Parameter(name="day", type="date", description="half \ud83d a pair"),))
+    store.catalogs.publish("one", [emoji], [odd])
+    store.catalogs.publish("one", [emoji], [odd])
+    assert store.catalogs.names() == [JOB.name]
+    assert list(store.catalogs.broken()) == ["caf?"]
+    store.catalogs.publish("one", [emoji])
+    assert store.catalogs.broken() == {}, "what was stored under the readable name is found again"

@@ -51,6 +51,20 @@ def test_a_check_tells_what_the_server_is(store: Store) -> None:
     assert 0 < info.latency < 1
 
 
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Pacific/Kiritimati"])
+def test_the_stores_time_is_the_same_in_every_zone(store: Store, zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        now = store.now()
+        task = store.tasks.get(store.tasks.enqueue(TaskRequest(job="a", due_in=600.0)).id)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert abs(now.timestamp() - time.time()) < 30
+    assert abs(task.due_at.timestamp() - time.time() - 600) < 30
+
+
 def test_a_refused_connection_is_told_with_what_to_do(closing: Any) -> None:
     port = unused_port()
     store = closing(f"mongodb://127.0.0.1:{port}/?replicaSet=rs0", timeout=0.5)

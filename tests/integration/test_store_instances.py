@@ -287,3 +287,19 @@ def test_a_rescue_ends_documents_at_fault_with_the_others(store: Store, raw: Any
     assert raw.tasks.count_documents({"status": "running"}) == 0
     assert store.rescue.owners() == []
     assert [store.tasks.get(task_id).reason for task_id in (ids[0], ids[2])] == [Reason.LOST, Reason.LOST]
+
+
+@pytest.mark.parametrize("slots", [0, -1, 2**31, 3_000_000_000])
+def test_slots_that_no_instance_can_offer_are_refused(store: Store, slots: int) -> None:
+    store.instances.register(FACTS)
+    with pytest.raises(errors.UsageError, match="from 1 to 2147483647"):
+        store.instances.set_slots(FACTS.name, slots)
+
+
+@pytest.mark.parametrize("wish", [3_000_000_000, 0, "many", None, 1.5])
+def test_a_wish_for_slots_that_cannot_be_read_costs_no_lease(store: Store, raw: Any, wish: Any) -> None:
+    store.instances.register(FACTS)
+    raw.instances.update_one({"_id": FACTS.id}, {"$set": {"slots_wanted": wish}})
+    renewed = store.instances.renew(FACTS.id, FACTS.incarnation, [FACTS.nonce], "n1")
+    assert renewed is not None
+    assert renewed.slots_wanted is None

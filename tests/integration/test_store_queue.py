@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import pytest
-from bson import Int64, ObjectId
+from bson import Int64, ObjectId, Regex
 
 from slotsched.model import (
     InstanceRef,
@@ -445,3 +445,16 @@ def test_a_listing_shows_what_it_cannot_read_with_the_reason(store: Store, raw: 
         ("?", Status.FAILED, Reason.INVALID),
     }
     assert [task.job for task in tasks if task.id == good] == ["fine"]
+
+
+@pytest.mark.parametrize("lane", [{"$gt": ""}, {"$exists": True}, Regex(".")])
+def test_a_lane_that_is_a_query_ends_the_one_task_that_has_it(store: Store, raw: Any, lane: Any) -> None:
+    sound = [store.tasks.enqueue(TaskRequest(job="a")).id for _ in range(3)]
+    odd = store.tasks.enqueue(TaskRequest(job="a")).id
+    raw.update_one({"_id": ObjectId(odd)}, {"$set": {"lane": lane}})
+    assert store.queue.lanes() == ["a|1|||"]
+    assert {raw.find_one({"_id": ObjectId(one)})["status"] for one in sound} == {"pending"}
+    assert raw.find_one({"_id": ObjectId(odd)}, {"status": 1, "reason": 1, "_id": 0}) == {
+        "status": "failed",
+        "reason": "invalid",
+    }

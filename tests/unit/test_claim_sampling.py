@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from stand_ins import FakeClock, engine_of
 
-from slotsched.errors import StoreUnreachable
+from slotsched.errors import InvalidDocument, StoreUnreachable
 from slotsched.ledger import Ledger
 from slotsched.model import Capacity, Facts, Lane, Needs, Reservation, Status, Task
 from slotsched.scheduler.claiming import HISTORY_SECONDS, SHORTEST_HISTORY_SECONDS, Claimer
@@ -38,6 +38,8 @@ class MemoryQueue:
         self.running: dict[str, str] = {}  # task id -> token
         self.released: list[str] = []
         self.lose_answer = self.down = False
+        self.promotions = 0
+        self.full = ""  # the id of a task whose document has no room for a claim
         self.runs: list[float] = []  # of the job, newest first
         self.history_reads = 0
         self.reserved: dict[str, Reservation] = {}
@@ -47,6 +49,7 @@ class MemoryQueue:
 
     def promote(self) -> int:
         self._answer()
+        self.promotions += 1
         return 0
 
     def candidates(self, lanes: Sequence[str], limit: int, *, rank_from: dt.datetime | None = None) -> list[Waiting]:
@@ -72,6 +75,11 @@ class MemoryQueue:
 
     def claim(self, ids: Sequence[str], token: str, instance: Any) -> list[Task]:
         self._answer()
+        if self.full in ids:  # as update_many does it: those before it are claimed
+            ids = ids[: list(ids).index(self.full)]
+            self.running |= {entry.id: token for entry in self.pending if entry.id in ids}
+            self.pending = [entry for entry in self.pending if entry.id not in ids]
+            raise InvalidDocument("larger than 16777216 bytes")
         self.running |= {entry.id: token for entry in self.pending if entry.id in ids}
         self.pending = [entry for entry in self.pending if entry.id not in ids]
         if self.lose_answer:
@@ -152,6 +160,24 @@ def test_alone_an_instance_claims_strictly_in_the_order_of_the_queue() -> None:
     assert alone.claimer.run_once() == 4
     assert alone.started == [entry.id for entry in tasks[:4]]
     assert alone.ledger.used_slots == 4
+
+
+@pytest.mark.parametrize("hindrance", ["draining", "paused"])
+def test_what_is_due_is_promoted_also_by_an_instance_that_claims_nothing(hindrance: str) -> None:
+    """Others may claim it; and as long as it is overdue, this loop would look again at once."""
+    resting = Pass([waiting(0)])
+    setattr(resting.engine, hindrance, True)
+    assert resting.claimer.run_once() == 0
+    assert (resting.queue.promotions, resting.started) == (1, [])
+
+
+def test_a_document_that_cannot_be_claimed_keeps_nothing_behind_it_waiting() -> None:
+    tasks = [waiting(number) for number in range(4)]
+    alone = Pass(tasks)
+    alone.queue.full = tasks[1].id
+    assert alone.claimer.run_once() == 3
+    assert sorted(alone.started) == [entry.id for entry in (tasks[0], tasks[2], tasks[3])]
+    assert (alone.ledger.used_slots, alone.engine.unsettled) == (3, {})
 
 
 def test_among_others_that_are_in_nobodys_way_it_claims_in_the_order_of_the_queue_too() -> None:

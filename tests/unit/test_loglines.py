@@ -260,3 +260,11 @@ def test_the_marker_tells_how_far_the_rest_moved() -> None:
     assert loglines.hole(line(truncated=7)) == 0
     assert loglines.hole(line(msg='"hole"')) == 0
     assert loglines.hole(line(hole=100)) == 0  # printed by a script
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "introducer", ["\x90", "\x98", "\x9b", "\x9d", "\x9f", "\x1bP", "\x1b]", "\x1b[", "\x1b[0", "\x1b "]
+)
+def test_a_row_of_introducers_takes_time_in_proportion_to_its_length(introducer: str) -> None:
+    assert plain(introducer * 500_000).strip("P][ 0") == ""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
 import os
+import pty
 import threading
-from collections.abc import Iterator
+import tty
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -187,3 +190,49 @@ def test_lines_of_threads_are_never_mixed() -> None:
     for thread in threads:
         thread.join(20)
     assert len(written(out)) == 800
+
+
+# --- nobody reads -------------------------------------------------------------------------------------
+def pipe() -> tuple[int, int]:
+    return os.pipe()
+
+
+def terminal() -> tuple[int, int]:
+    reader, writer = pty.openpty()
+    tty.setraw(writer)  # as many bytes come out as went in
+    return reader, writer
+
+
+@pytest.mark.parametrize("opened", [pipe, terminal])
+def test_a_log_that_nobody_reads_holds_nobody_up_and_says_what_is_missing(
+    opened: Callable[[], tuple[int, int]],
+) -> None:
+    reader, writer = opened()
+    try:
+        with open(writer, "w", closefd=False) as stream:
+            logs.configure(stream, pretty=False)
+            log = logs.get_logger()
+            for number in range(3000):
+                log.info("x" * 500, number=number)  # far more than fits; this would never return
+            read = read_all(reader)
+            log.info("there is a reader again")
+        lines = [line for line in [*read.splitlines(), *read_all(reader).splitlines()] if line.startswith(b"{")]
+    finally:
+        os.close(reader)
+        os.close(writer)
+    whole = [json.loads(line) for line in lines if line.endswith(b"}")]
+    assert len(lines) - len(whole) <= 1, "at most one line is torn"
+    *before, notice, last = whole
+    assert [line["number"] for line in before] == list(range(len(before)))
+    assert (notice["msg"], notice["lines"]) == ("lines left out: nobody read", 3000 - len(before))
+    assert last["msg"] == "there is a reader again"
+
+
+def read_all(reader: int) -> bytes:
+    """What is there to read, without waiting for more."""
+    os.set_blocking(reader, False)
+    read = b""
+    with contextlib.suppress(BlockingIOError):
+        while some := os.read(reader, 65536):
+            read += some
+    return read

@@ -44,3 +44,11 @@ def test_other_sizes_are_refused(text: str | int) -> None:
 
 def test_sizes_are_shown_in_their_unit() -> None:
     assert [format_size(n) for n in (0, 812, 3481, 5 << 30)] == ["0 B", "812 B", "3.4 KiB", "5.0 GiB"]
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("text", ["1" * 1_000_000 + "x", "1." * 500_000, "1h" * 500_000 + "1"])
+def test_a_huge_text_that_is_no_duration_is_refused_at_once_in_few_words(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a duration") as refused:
+        parse_duration(text)
+    assert len(str(refused.value)) < 200

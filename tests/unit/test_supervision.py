@@ -20,6 +20,7 @@ from slotsched.scheduler.supervision import (
     OBEY_SECONDS,
     OVERDUE_SECONDS,
     SPAWNER_AGE_SECONDS,
+    STRANDED_SECONDS,
     UNSEEN_SECONDS,
     Supervision,
 )
@@ -188,13 +189,42 @@ def test_a_spawner_that_cannot_be_started_is_tried_again_ever_later_and_what_wai
     scene.spawners.startable = False
     scene.spawners.die()
     scene.supervision.on_spawner()
-    scene.pass_time(100)
-    assert 5 <= scene.spawners.started <= 9, "bounded retries"
+    scene.pass_time(STRANDED_SECONDS - 10)
+    assert 4 <= scene.spawners.started <= 8, "bounded retries"
     scene.spawners.startable = True
     scene.spawners.launched.clear()
     scene.pass_time(LONGEST_PAUSE_SECONDS)
     assert scene.spawners.alive
     assert "waiting-1" in scene.spawners.launched
+
+
+def test_what_no_spawner_can_be_had_for_is_given_back(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, ["waiting"])
+    scene.spawners.startable = False
+    scene.spawners.die()
+    scene.supervision.on_spawner()
+    scene.pass_time(STRANDED_SECONDS + 2)
+    assert (scene.run("waiting").phase, scene.run("waiting").outcome) == (Phase.ENDED, None), "released, not failed"
+    assert scene.freed == ["waiting-1"]
+
+
+def test_what_nobody_has_launched_and_is_told_to_end_is_given_back_at_once(tmp_path: Path) -> None:
+    """A cancel, and the end of a drain, must not wait for a spawner."""
+    scene = Scene(tmp_path, ["waiting"])
+    scene.spawners.startable = False
+    scene.spawners.die()
+    scene.supervision.on_spawner()
+    scene.engine.order_end(scene.run("waiting"), "canceled", kill=False)
+    scene.pass_time(1)
+    assert (scene.run("waiting").phase, scene.run("waiting").outcome) == (Phase.ENDED, None)
+
+
+def test_what_was_launched_after_all_is_not_given_back(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, ["running"])
+    assert take_start_right(tmp_path / "running-1", {"by": "supervisor"})
+    scene.engine.order_end(scene.run("running"), "canceled", kill=False)
+    scene.pass_time(1)
+    assert scene.freed == []
 
 
 def test_a_spawner_that_does_not_answer_two_launches_in_a_row_is_killed(tmp_path: Path) -> None:

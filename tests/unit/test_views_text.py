@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotsched.views.text import ago, cut, parse_moment, parse_since, plain, span, width
+from slotsched.views.text import ago, cut, local, moment, parse_moment, parse_since, plain, span, width
 
 
 @pytest.fixture(autouse=True)
@@ -70,12 +70,14 @@ SINCE = [
     ("700000d", "0110-05-10T11:00:00+00:00"),
     ("2026-11-20", "2026-11-19T23:00:00+00:00"),
     ("2026-11-21T03:15:00Z", "2026-11-21T03:15:00+00:00"),
-    ("13:30", "2026-11-21T12:30:00+00:00"),
+    ("13:30", "2026-11-20T12:30:00+00:00"),
+    ("11:30", "2026-11-21T10:30:00+00:00"),
+    ("12:00", "2026-11-21T11:00:00+00:00"),
 ]
 
 
 @pytest.mark.parametrize(("text", "utc"), SINCE)
-def test_since_is_a_while_ago_or_a_moment(text: str, utc: str) -> None:
+def test_since_is_a_while_ago_a_moment_or_the_last_such_time_of_day(text: str, utc: str) -> None:
     assert parse_since(text, NOW) == dt.datetime.fromisoformat(utc)
 
 
@@ -83,6 +85,16 @@ def test_since_is_a_while_ago_or_a_moment(text: str, utc: str) -> None:
 def test_since_what_is_neither_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="is not a time such as"):
         parse_since(text, NOW)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Tokyo"])
+@pytest.mark.parametrize("edge", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
+def test_a_time_at_the_calendars_ends_is_shown(zone: str, edge: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    shown = moment(dt.datetime.fromisoformat(edge))
+    assert int(shown.partition("-")[0]) in (1, 9999)
+    assert local(dt.datetime.fromisoformat(edge), NOW) == shown
 
 
 @given(st.text(max_size=60), st.integers(min_value=1, max_value=40))
