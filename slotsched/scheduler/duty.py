@@ -23,6 +23,7 @@ class Duty:
     needs_store: bool = True
     urgent: bool = True  # wanted at once when the store is back
     next_at: float = field(default=0.0)
+    unanswered: bool = False  # the store did not answer its last pass
 
     def wake(self) -> None:
         self.next_at = 0.0
@@ -33,7 +34,11 @@ class Duty:
 
 
 class Timetable:
-    """Runs the duties that are due, in the order in which they were given."""
+    """Runs the duties that are due, in the order in which they were given.
+
+    One whose last pass the store did not answer comes behind the others: it may be its query that takes too long, and
+    then those behind it would never have their turn.
+    """
 
     def __init__(self, engine: Engine, duties: list[Duty]) -> None:
         self._engine = engine
@@ -48,7 +53,7 @@ class Timetable:
         return max(0.0, min(d.next_at for d in self._duties if self._engine.health.up or not d.needs_store) - now)
 
     def run_due(self) -> None:
-        for duty in self._duties:
+        for duty in sorted(self._duties, key=lambda duty: duty.unanswered):
             engine = self._engine
             if duty.next_at <= engine.now() and (engine.health.up or not duty.needs_store):
                 duty.next_at = engine.now() + duty.every
@@ -57,9 +62,11 @@ class Timetable:
 
     def _run(self, duty: Duty) -> None:
         engine = self._engine
+        duty.unanswered = False
         try:
             duty.run_once()
         except StoreUnreachable as error:
+            duty.unanswered = True
             if engine.health.up:
                 engine.log.warning("the store does not answer; carrying on without it", duty=duty.name, why=str(error))
             engine.health.failed()

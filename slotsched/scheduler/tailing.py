@@ -17,7 +17,7 @@ from slotsched import contract, loglines
 from slotsched.errors import StoreError
 from slotsched.execution import read_progress
 from slotsched.scheduler.engine import Engine
-from slotsched.scheduler.run import Run
+from slotsched.scheduler.run import Phase, Run
 
 PAUSE_SECONDS = 0.5
 CHUNK_BYTES = 256 << 10
@@ -42,7 +42,7 @@ class _Tail:
 
 
 class Tailer(threading.Thread):
-    """Follows every run handed to it until its directory is gone (its log is in the log store then)."""
+    """Follows every run handed to it until it has ended and all of its log is shipped, or its directory is gone."""
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(name="tail", daemon=True)
@@ -69,8 +69,12 @@ class Tailer(threading.Thread):
             tails = list(self._tails.values())
         shipped = 0
         for tail in tails:
+            ended = tail.run.phase is Phase.ENDED  # before the look: what it wrote is all there
             try:
-                shipped += self._ship(tail)
+                sent = self._ship(tail)
+                shipped += sent
+                if ended and not sent:
+                    self._forget(tail)
             except StoreError as error:
                 self._engine.log.debug("log lines not shipped", why=str(error))
                 break

@@ -97,7 +97,19 @@ def test_a_store_that_does_not_answer_rests_the_store_duties_until_it_does(table
     assert [level for level, _ in table.engine.log.lines] == ["warning"], "said once, not once a second"
     table.troubles.clear()
     table.engine.health.answered()
-    assert table.turn() == ["sweep", "claim"]
+    assert table.turn() == ["claim", "sweep"]
+    assert table.turn(1) == ["sweep", "claim", "launches"]
+
+
+def test_a_duty_whose_own_query_takes_too_long_every_time_keeps_none_from_its_turn(table: Table) -> None:
+    for name in ("resolve", "claim", "fire"):
+        table.add(name)
+    table.troubles["resolve"] = StoreUnreachable("no answer in time")
+    turns = []
+    for _ in range(4):
+        turns.append(table.turn(1))
+        table.engine.health.answered()  # to the lease thread the store does answer
+    assert turns == [["resolve"]] + [["claim", "fire", "resolve"]] * 3
 
 
 def test_while_the_store_is_away_the_loop_sleeps_until_the_next_duty_that_does_without_it(table: Table) -> None:

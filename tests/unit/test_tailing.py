@@ -11,6 +11,7 @@ import pytest
 
 from slotsched import loglines
 from slotsched.process.logfile import LogFile
+from slotsched.scheduler.run import Phase
 from slotsched.scheduler.tailing import CHUNK_BYTES, LONGEST_LINE_BYTES, Tailer, _line_start, _whole_lines, behind_hole
 
 GIGABYTE = 1 << 30
@@ -88,7 +89,7 @@ class Shipped:
 def followed(folder: Path) -> tuple[Tailer, Shipped]:
     tails = Shipped()
     record = SimpleNamespace(task_id="t", attempt=1)
-    run: Any = SimpleNamespace(id="t-1", directory=folder, record=record, adopted=False)
+    run: Any = SimpleNamespace(id="t-1", directory=folder, record=record, adopted=False, phase=Phase.RUNNING)
     tailer = Tailer(SimpleNamespace(store=SimpleNamespace(tails=tails)))  # type: ignore[arg-type]
     tailer.track(run)
     return tailer, tails
@@ -138,3 +139,22 @@ def test_a_log_that_is_closed_up_at_its_end_is_not_shipped_at_the_wrong_offsets(
     assert int(seen[-1].msg) == count - 1
     assert [line.msg for line in seen if line.stream is None], "the marker, read from the file itself, once"
     assert sum(line.stream is None for line in seen) == 1
+
+
+def test_a_run_that_has_ended_is_followed_to_the_end_of_its_log_and_then_no_more(tmp_path: Path) -> None:
+    """Its log may stay here for as long as the log store is away."""
+    log = LogFile(tmp_path / "log.ndjson", 1 << 30)
+    tailer, tails = followed(tmp_path)
+    [tail] = tailer._tails.values()
+    size, count = len(printed(0)), 3 * CHUNK_BYTES * 4 // len(printed(0))
+    for number in range(count):
+        log.write(printed(number), size)
+    assert tailer.run_once()
+    assert tailer._tails, "it runs"
+    log.write(printed(count), size)
+    log.close()
+    tail.run.phase = Phase.ENDED
+    while tailer.run_once():
+        assert tailer._tails, "there is more"
+    assert not tailer._tails
+    assert int(tails.lines[-1].msg) == count
