@@ -27,6 +27,8 @@ from slotsched.quantities import parse_duration, parse_size
 PREFIX = "SLOTSCHED_"
 FILE_NAME = "slotsched.toml"
 UP_FILE = "up.json"
+LEAST_KEEP_SECONDS = 60.0
+LONGEST_KEEP_SECONDS = 36600 * 86400.0  # a century: what is still kept then began on a day that dates can say
 DEFAULT_URI = "mongodb://127.0.0.1:27017"
 LOCK_FD_VARIABLE = "SLOTSCHED_LOCK_FD"  # how a scheduler that re-execs in place hands its lock to itself
 # Read by others than this module, the first by the embedded server.
@@ -85,7 +87,22 @@ def _text(value: Any) -> str:
 
 
 def _path(value: Any) -> Path:
-    return Path(_text(value)).expanduser()
+    return _expanded(_text(value))
+
+
+def _expanded(text: str) -> Path:
+    """The path with its `~` or `~user` resolved. ValueError where that is nobody's home."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{text!r}: nobody knows the home folder that {text.partition('/')[0]} stands for") from None
+
+
+def _log_store(value: Any) -> str:
+    """A URL as it is, a folder with its `~` resolved."""
+    text = _text(value)
+    folder = text.removeprefix("file://")
+    return text if "://" in folder else str(_expanded(folder))
 
 
 def _positive_int(value: Any) -> int:
@@ -93,10 +110,11 @@ def _positive_int(value: Any) -> int:
         raise ValueError(f"{value!r} is not a whole number of at least 1")
     try:
         number = int(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{value!r} is not a whole number of at least 1") from None
-    if number < 1 or number != float(value):
-        raise ValueError(f"{value!r} is not a whole number of at least 1")
+        is_whole = number == float(value)
+    except (TypeError, ValueError, OverflowError):  # the last for inf, and for what no float can hold
+        number, is_whole = 0, False
+    if number < 1 or not is_whole:
+        raise ValueError(f"{value!r:.60} is not a whole number of at least 1")
     return number
 
 
@@ -121,6 +139,16 @@ def _duration(minimum: float) -> Callable[[Any], float]:
         return seconds
 
     return parse
+
+
+def parse_keep(value: Any, least: float = LEAST_KEEP_SECONDS) -> float:
+    """How long what has ended is kept, in seconds from `least` to LONGEST_KEEP_SECONDS. ValueError otherwise."""
+    seconds = parse_duration(value)
+    if seconds < least:
+        raise ValueError(f"{value!r} would delete what has just ended; it must be at least {least:g} s")
+    if seconds > LONGEST_KEEP_SECONDS:
+        raise ValueError(f"{value!r} is more than {LONGEST_KEEP_SECONDS / 86400:g} days")
+    return seconds
 
 
 def _words(value: Any) -> tuple[str, ...]:
@@ -178,7 +206,7 @@ FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "tls_key": _path,
     "jobs_dir": _path,
     "state_dir": _path,
-    "log_store": _text,
+    "log_store": _log_store,
     "s3_endpoint": _text,
     "s3_region": _text,
     "s3_checksums": _one_of("when_supported", "when_required"),
@@ -195,7 +223,7 @@ FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "python": _text,
     "containment": _one_of("auto", "pidns", "userns", "cgroup", "subreaper"),
     "pass_env": _words,
-    "keep": _duration(0.0),
+    "keep": parse_keep,
     "log_limit": parse_size,
     "log_level": _one_of("trace", "debug", "info", "warn", "error"),
     "store_timeout": _duration(0.1),
@@ -253,7 +281,11 @@ def _read_file(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as stream:
             found = tomllib.load(stream)
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise InvalidSettings(f"{path}: not UTF-8: {error.reason} at byte {error.start + 1}") from error
+    except RecursionError as error:
+        raise InvalidSettings(f"{path}: nested too deeply") from error
+    except (OSError, ValueError) as error:
         raise InvalidSettings(f"{path}: {error}") from error
     for name in found:
         if name not in FIELDS:
@@ -263,9 +295,9 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 def _anchored(name: str, value: Any, folder: Path) -> Any:
     """A relative path in a file means relative to that file, wherever the command is run."""
-    if isinstance(value, str) and (name in _PATHS or (name == "log_store" and "://" not in value)):
-        return str(folder / Path(value).expanduser())
-    return value
+    if not isinstance(value, str) or value.startswith("~"):
+        return value
+    return str(folder / value) if name in _PATHS or (name == "log_store" and "://" not in value) else value
 
 
 def _read_environment(environ: Mapping[str, str], warnings: list[str]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -299,7 +331,7 @@ def _parse(name: str, value: Any, origin: str) -> Any:
     try:
         return FIELDS[name](value)
     except (TypeError, ValueError, AttributeError) as error:
-        named = name.replace("-", "_") in origin.lower().replace("-", "_")  # a flag or a variable says it itself
+        named = origin.startswith(("--", PREFIX))  # a flag or a variable says it itself
         raise InvalidSettings(f"{origin}: {error}" if named else f"{origin}: {name}: {error}") from error
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 CONTENT_TYPE = "application/x-ndjson"  # and no Content-Encoding: clients would unpack behind our back
 SUFFIX = ".ndjson.gz"
+PAGE_KEYS = 1000  # S3's limit for one page of a listing, and for one DeleteObjects
 
-_KEY = re.compile(r"(\d{4})/(\d{2})/(\d{2})/([A-Za-z0-9-]+)/(\d+)\.ndjson\.gz")
+_KEY = re.compile(r"(\d{4})/(\d{2})/(\d{2})/([0-9a-f]{24})/[0-9]+\.ndjson\.gz", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +52,16 @@ class Archive(Protocol):
         """Store, read and delete a small object."""
         ...
 
-    def prune(self, before: dt.date) -> int:
-        """Delete the logs of attempts started on UTC days before that one; the number of deleted logs.
+    def logs_before(self, day: dt.date) -> Iterator[Mapping[str, str]]:
+        """The logs of attempts started on UTC days before that one: pages of at most PAGE_KEYS keys, each with its
+        task's id. Newer days are not listed; a page's keys may be deleted before the next is asked for.
 
-        Only objects of `log_key`'s layout are touched, whatever else lies under the prefix.
+        Only objects of `log_key`'s layout are found, whatever else lies under the prefix.
         """
+        ...
+
+    def delete(self, keys: Sequence[str]) -> int:
+        """Delete logs, at most PAGE_KEYS; how many. One that is gone already counts."""
         ...
 
     def close(self) -> None:
@@ -73,12 +79,17 @@ def log_key(task_id: str, attempt: int, started_at: dt.datetime) -> str:
     return f"{started_at.astimezone(dt.UTC):%Y/%m/%d}/{task_id}/{attempt}{SUFFIX}"
 
 
-def day_of(key: str) -> dt.date | None:
-    """The UTC day in a key; None for anything that `log_key` cannot have made."""
+def tasks_of(keys: Iterable[str]) -> dict[str, str]:
+    """The keys with their tasks' ids, without those that `log_key` cannot have made."""
+    return {key: task for key in keys if (task := _task_of(key)) is not None}
+
+
+def _task_of(key: str) -> str | None:
     match = _KEY.fullmatch(key)
     if match is None:
         return None
     try:
-        return dt.date(int(match[1]), int(match[2]), int(match[3]))
+        dt.date(int(match[1]), int(match[2]), int(match[3]))
     except ValueError:
         return None
+    return match[4]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import itertools
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from slotsched.archive.base import Stored, day_of
+from slotsched.archive.base import PAGE_KEYS, Stored, tasks_of
 from slotsched.archive.packing import CHUNK_BYTES, Digests, Packed, pack, unpack
 from slotsched.errors import ArchiveError, InvalidSettings, ObjectMissing
 
@@ -56,19 +57,25 @@ class DirectoryArchive:
         if read != b"probe":
             raise ArchiveError(f"{self.url}: what was written does not read back -> check the file system")
 
-    def prune(self, before: dt.date) -> int:
-        deleted = 0
-        with self._translated("cannot prune"):
-            for day in self._days(before):
-                for path in day.glob("*/*.ndjson.gz"):
-                    if day_of(path.relative_to(self._root).as_posix()) is None:
-                        continue
-                    path.unlink(missing_ok=True)
-                    deleted += 1
-                    for left_by_a_crash in path.parent.glob(f"{_TEMPORARY}*"):
-                        left_by_a_crash.unlink(missing_ok=True)
-                    self._remove_empty_folders(path)
-        return deleted
+    def logs_before(self, day: dt.date) -> Iterator[Mapping[str, str]]:
+        with self._translated("cannot look for old logs"):
+            keys = (key for folder in self._days(day) for key in self._keys_of(folder))
+            while page := list(itertools.islice(keys, PAGE_KEYS)):
+                yield tasks_of(page)
+
+    def delete(self, keys: Sequence[str]) -> int:
+        with self._translated("cannot delete old logs"):
+            for path in map(self._path, keys):
+                path.unlink(missing_ok=True)
+                for left_by_a_crash in path.parent.glob(f"{_TEMPORARY}*"):
+                    left_by_a_crash.unlink(missing_ok=True)
+                self._remove_empty_folders(path)
+        return len(keys)
+
+    def _keys_of(self, day: Path) -> Iterator[str]:
+        for task in _listed(day):
+            for file in _listed(Path(task.path)):
+                yield Path(file.path).relative_to(self._root).as_posix()
 
     def _days(self, before: dt.date) -> list[Path]:
         """Folders `2026/11/20` before that day. What newer ones hold, maybe millions of logs, is never listed."""
@@ -97,6 +104,12 @@ class DirectoryArchive:
         except OSError as error:
             hint = "check its owner, mode and free space, or set log_store to another folder"
             raise ArchiveError(f"{self.url}: {doing} ({error.strerror or error}) -> {hint}") from error
+
+
+def _listed(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """A folder's entries as they are read, however many; none of what is no folder, or gone: others prune, too."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        yield from entries
 
 
 def _write_aside(source: Path, target: Path) -> Packed:

@@ -10,14 +10,14 @@ import datetime as dt
 import secrets
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, cast
 from urllib.parse import urlsplit
 
-from slotsched.archive.base import CONTENT_TYPE, Stored, day_of
+from slotsched.archive.base import CONTENT_TYPE, PAGE_KEYS, Stored, tasks_of
 from slotsched.archive.packing import CHUNK_BYTES, Digests, Packed, pack, unpack
 from slotsched.errors import ArchiveError, InvalidSettings
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 IN_MEMORY_BYTES = 4 * 1024 * 1024  # a gzipped log up to here needs no temporary file, so a full disk cannot stop it
 CONNECT_TIMEOUT_SECONDS = 5.0
-BATCH_KEYS = 1000  # S3's limit for one DeleteObjects
 
 _SHA256 = "sha256"  # metadata name
 _ADDRESSING: dict[bool | None, Literal["auto", "path", "virtual"]] = {None: "auto", True: "path", False: "virtual"}
@@ -98,8 +97,27 @@ class S3Archive:
         with _translated(self._url, "DeleteObject", connection):
             connection.client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
 
-    def prune(self, before: dt.date) -> int:
-        return sum(self._delete(keys) for day in self._days(before) for keys in self._logs_of(day))
+    def logs_before(self, day: dt.date) -> Iterator[Mapping[str, str]]:
+        for folder in self._days(day):
+            for page in self._pages(folder):
+                yield tasks_of(entry["Key"].removeprefix(self._prefix) for entry in page.get("Contents", []))
+
+    def delete(self, keys: Sequence[str]) -> int:
+        if not keys:
+            return 0
+        connection = self._connection()
+        with _translated(self._url, "DeleteObjects", connection):
+            answer = connection.client.delete_objects(
+                Bucket=self._bucket,
+                Delete={"Objects": [{"Key": self._prefix + key} for key in keys], "Quiet": True},
+            )
+        if failed := answer.get("Errors"):
+            first = failed[0]
+            raise ArchiveError(
+                f"{self._url}: {len(failed)} of {len(keys)} logs could not be deleted"
+                f" ({first.get('Code')}) -> check that s3:DeleteObject is allowed"
+            )
+        return len(keys)
 
     def close(self) -> None:
         with self._lock:
@@ -187,7 +205,7 @@ class S3Archive:
             with contextlib.closing(body):
                 yield from body.iter_chunks(CHUNK_BYTES)
 
-    # --- pruning ------------------------------------------------------------------------------------
+    # --- listing ------------------------------------------------------------------------------------
 
     def _days(self, before: dt.date) -> Iterator[str]:
         """Date folders `2026/11/20/` before that day, found folder by folder, never by listing newer logs."""
@@ -205,11 +223,6 @@ class S3Archive:
             found += [entry["Prefix"].removeprefix(self._prefix) for entry in page.get("CommonPrefixes", [])]
         return [folder for folder in found if folder[len(under) : -1].isdigit()]
 
-    def _logs_of(self, day: str) -> Iterator[list[str]]:
-        for page in self._pages(day):
-            keys = [entry["Key"] for entry in page.get("Contents", [])]
-            yield [key for key in keys if day_of(key.removeprefix(self._prefix)) is not None]
-
     def _pages(self, prefix: str, delimiter: str = "") -> Iterator[ListObjectsV2OutputTypeDef]:
         connection = self._connection()
         paginator = connection.client.get_paginator("list_objects_v2")
@@ -218,25 +231,9 @@ class S3Archive:
                 Bucket=self._bucket,
                 Prefix=self._prefix + prefix,
                 Delimiter=delimiter,
-                PaginationConfig={"PageSize": BATCH_KEYS},
+                PaginationConfig={"PageSize": PAGE_KEYS},
             )
             yield from pages
-
-    def _delete(self, keys: list[str]) -> int:
-        if not keys:
-            return 0
-        connection = self._connection()
-        with _translated(self._url, "DeleteObjects", connection):
-            answer = connection.client.delete_objects(
-                Bucket=self._bucket, Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True}
-            )
-        if failed := answer.get("Errors"):
-            first = failed[0]
-            raise ArchiveError(
-                f"{self._url}: {len(failed)} of {len(keys)} logs could not be deleted"
-                f" ({first.get('Code')}) -> check that s3:DeleteObject is allowed"
-            )
-        return len(keys)
 
     # --- the connection -----------------------------------------------------------------------------
 

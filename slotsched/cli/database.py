@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
-from slotsched.cli.options import OutputOption, duration
+from slotsched.cli.options import OutputOption, parsed
 from slotsched.cli.render import Output, pairs, put, show_object
-from slotsched.cli.session import Session, now
-from slotsched.errors import UsageError
+from slotsched.cli.session import Session
 from slotsched.views.text import span
+
+LEAST_BY_HAND_SECONDS = 1.0  # a person who asks may have less kept than the setting can say
 
 
 def db_init(context: typer.Context) -> None:
@@ -44,12 +45,15 @@ def db_prune(
     ] = None,
 ) -> None:
     """Delete finished tasks and their logs when they are old enough."""
-    import datetime as dt
+    from slotsched.retention import prune
+    from slotsched.settings import parse_keep
 
     session = Session.of(context)
-    seconds = session.settings.keep if older_than is None else duration("--older-than", older_than)
-    if not seconds:
-        raise UsageError("--older-than: 0 would delete what has just ended")
-    tasks = session.client.store.upkeep.prune(seconds)
-    logs = session.client.open_archive().prune((now() - dt.timedelta(seconds=seconds)).date())
+    asked: float | None = parsed("--older-than", lambda text: parse_keep(text, LEAST_BY_HAND_SECONDS), older_than)
+    seconds = session.settings.keep if asked is None else asked
+    store, archive = session.client.store, session.client.open_archive()
+    passes = [prune(store, archive, seconds)]
+    while passes[-1].more:
+        passes.append(prune(store, archive, seconds))
+    tasks, logs = sum(one.tasks for one in passes), sum(one.logs for one in passes)
     put(f"{tasks} tasks and {logs} logs deleted that ended more than {span(seconds)} ago")

@@ -1,4 +1,4 @@
-"""Retention on a thread of its own: finished tasks and old log objects go, once an hour.
+"""Retention on a thread of its own: finished tasks and the logs they leave behind go, once an hour.
 
 What is old is looked for in the log store, too, whose listing may take minutes or not answer at all: the loop must not
 wait for that, or the lease would end over it.
@@ -6,14 +6,15 @@ wait for that, or the lease would end over it.
 
 from __future__ import annotations
 
-import datetime as dt
 import random
 import threading
 
 from slotsched.errors import SlotschedError
+from slotsched.retention import Removed, prune
 from slotsched.scheduler.engine import Engine
 
 PRUNE_SECONDS = 3600.0
+MORE_SECONDS = 60.0  # after a pass that left something: more may end in an hour than one pass removes
 
 
 class Pruner(threading.Thread):
@@ -34,21 +35,17 @@ class Pruner(threading.Thread):
         while not self._stopping.wait(self._pause):
             self._pause = PRUNE_SECONDS
             try:
-                self.run_once()
+                if self.run_once().more:
+                    self._pause = MORE_SECONDS
             except SlotschedError as error:
                 self._engine.log.warning("not pruned", why=str(error))
             except Exception:  # one odd object must not end the thread
                 self._engine.log.exception("not pruned, unexpectedly")
 
-    def run_once(self) -> int:
-        """Returns how many tasks were removed. By the store's clock: this machine's may be a year ahead.
-
-        Raises StoreError, ArchiveError.
-        """
+    def run_once(self) -> Removed:
+        """One pass. Raises StoreError, ArchiveError."""
         engine = self._engine
-        keep = engine.settings.keep
-        removed = engine.store.upkeep.prune(keep)
-        objects = engine.archive.prune((engine.store.now() - dt.timedelta(seconds=keep)).date())
-        if removed or objects:
-            engine.log.info("pruned", tasks=removed, logs=objects)
+        removed = prune(engine.store, engine.archive, engine.settings.keep)
+        if removed.tasks or removed.logs:
+            engine.log.info("pruned", tasks=removed.tasks, logs=removed.logs)
         return removed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from slotsched.model import TERMINAL
@@ -13,6 +14,14 @@ from slotsched.store.instances import Instances
 PRUNE_BATCH = 1000
 DEAD_INSTANCE_SECONDS = 24 * 3600.0  # a dead instance's document is shown for a day
 _OVER = sorted(TERMINAL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruned:
+    """tasks: how many were deleted. more: it was the limit that ended this, so some that are old may be left."""
+
+    tasks: int
+    more: bool
 
 
 class Upkeep:
@@ -44,15 +53,15 @@ class Upkeep:
             "index_bytes": int(answer.get("totalIndexSize", 0)),
         }
 
-    def prune(self, older_than: float, *, batches: int = 100) -> int:
-        """Deletes tasks that ended `older_than` seconds ago, or as long ago as their own `keep` says; how many.
+    def prune(self, older_than: float, *, batches: int = 100) -> Pruned:
+        """Deletes tasks that ended `older_than` seconds ago, or as long ago as their own `keep` says.
 
         With them go instances that died a day ago and copies of jobs that nobody has held for `older_than`.
 
         What others still need stays: a log that is not in the bucket yet, a key whose window is open, children
-        that wait to be told. Indexes `by_end` and `expiring`; at most `batches` batches of 1000.
+        that wait to be told. Indexes `by_end` and `expiring`; at most `batches` batches of 1000 of each.
         """
-        milliseconds = int(min(max(older_than, 0), 1e9) * 1000)
+        milliseconds = int(max(older_than, 0) * 1000)
         by_age: Document = {
             "status": {"$in": _OVER},
             "expire_at": {"$exists": False},
@@ -66,11 +75,11 @@ class Upkeep:
         }
         self._instances.prune(DEAD_INSTANCE_SECONDS)
         self._catalogs.prune(older_than)
-        return self._delete(by_age | _unneeded(), "by_end", batches) + self._delete(
-            by_keep | _unneeded(), "expiring", batches
-        )
+        aged = self._delete(by_age | _unneeded(), "by_end", batches)
+        expired = self._delete(by_keep | _unneeded(), "expiring", batches)
+        return Pruned(tasks=aged.tasks + expired.tasks, more=aged.more or expired.more)
 
-    def _delete(self, wanted: Document, index: str, batches: int) -> int:
+    def _delete(self, wanted: Document, index: str, batches: int) -> Pruned:
         deleted = 0
         for _ in range(batches):
             with self._connection.guard():
@@ -78,8 +87,8 @@ class Upkeep:
                 if ids:
                     deleted += self._tasks.delete_many({"_id": {"$in": ids}, **wanted}).deleted_count
             if len(ids) < PRUNE_BATCH:
-                break
-        return deleted
+                return Pruned(tasks=deleted, more=False)
+        return Pruned(tasks=deleted, more=True)
 
 
 def _unneeded() -> Document:

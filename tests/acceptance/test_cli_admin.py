@@ -103,14 +103,40 @@ def test_without_a_store_the_folders_jobs_are_still_listed(user: User) -> None:
 
 def test_the_database_is_prepared_measured_and_pruned(user: User) -> None:
     assert user.ok("db", "init").endswith(": ready")
-    assert user.json("db", "stats")["tasks"]["documents"] > 0
     task = user.run("enqueue", "backup", "--wait").out.strip()
+    assert user.json("db", "stats")["tasks"]["documents"] > 0
     until(lambda: user.json("task", "show", task)["attempts"][0]["log"]["uploaded"], what="the upload")
-    assert user.run("db", "prune", "--older-than", "0").code == contract.EXIT_USAGE
     said = user.ok("db", "prune", "--older-than", "1d")
     assert said == "0 tasks and 0 logs deleted that ended more than 1d ago"
     until(lambda: not user.ok("db", "prune", "--older-than", "1s").startswith("0 tasks"), what="something to prune")
     until(lambda: user.run("task", "show", task).code == contract.EXIT_NOT_FOUND, what="the task to be pruned")
+
+
+def test_an_age_that_would_delete_too_much_or_is_no_date_deletes_nothing(user: User) -> None:
+    task = user.run("enqueue", "backup", "--wait").out.strip()
+    until(lambda: user.json("task", "show", task)["attempts"][0]["log"]["uploaded"], what="the upload")
+    just_ended = "'0' would delete what has just ended; it must be at least "
+    for words, environ, said in (
+        (["--older-than", "800000d"], {}, "--older-than: '800000d' is more than 36600 days\n"),
+        (["--older-than", "0"], {}, f"--older-than: {just_ended}1 s\n"),
+        ([], {"SLOTSCHED_KEEP": "0"}, f"SLOTSCHED_KEEP: {just_ended}60 s\n"),
+    ):
+        done = user.run("db", "prune", *words, env=environ)
+        assert (done.code, done.out, done.err) == (contract.EXIT_USAGE, "", said)
+    assert user.ok("db", "prune", "--older-than", "36600d").startswith("0 tasks and 0 logs deleted")
+    assert user.json("task", "show", task)["status"] == "completed"
+
+
+def test_by_hand_too_a_log_outlasts_its_day_with_its_task(user: User) -> None:
+    """A task of a job with a keep of its own lost its logs as soon as their day was old."""
+    task = user.run("enqueue", "backup", "--wait").out.strip()
+    logs = Path(user.fleet.settings["log_store"]) / "2020" / "01" / "01"
+    for name in (task, "0" * 24):
+        (logs / name).mkdir(parents=True)
+        (logs / name / "1.ndjson.gz").write_bytes(b"")
+    said = user.ok("db", "prune", "--older-than", "1d")
+    assert said == "0 tasks and 1 logs deleted that ended more than 1d ago"
+    assert [path.name for path in logs.iterdir()] == [task]
 
 
 def test_settings_are_shown_with_their_origin_and_without_passwords(user: User) -> None:

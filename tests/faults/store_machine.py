@@ -160,7 +160,7 @@ class StoreMachine(RuleBasedStateMachine):
         latest = max((d["ended_at"] for d in self.raw().tasks.find({"ended_at": {"$exists": True}})), default=None)
         while latest is not None and self.store.now() <= latest:
             pass  # the server's next millisecond
-        pruned = self.store.upkeep.prune(0)
+        pruned = self.store.upkeep.prune(0).tasks
         self._forget([task_id for task_id, task in self.tasks.items() if task.prunable], pruned)
 
     def _forget(self, ids: list[str], count: int) -> None:

@@ -170,6 +170,25 @@ def test_a_client_whose_clock_is_an_hour_off_makes_no_task_early_or_late(
     figure("F19", "clients an hour off, both ways: latest start", latest, at_most=LATEST_START_SECONDS)
 
 
+def test_a_person_whose_clock_is_a_year_ahead_prunes_by_the_stores(fleet: Fleet, new_clock: NewClock) -> None:
+    yesterday = fleet.client.store.now() - dt.timedelta(days=1)
+    log = Path(fleet.settings["log_store"]) / f"{yesterday:%Y/%m/%d}" / ("0" * 24) / "1.ndjson.gz"
+    log.parent.mkdir(parents=True)
+    log.write_bytes(b"")
+
+    def prune(*words: str) -> str:
+        environment = fleet.environment(**new_clock(366 * 24 * HOUR).environ)
+        command = [*SLOTSCHED, "db", "prune", *words]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert prune().startswith("0 tasks and 0 logs deleted")
+    assert log.exists()
+    assert prune("--older-than", "1s").startswith("0 tasks and 1 logs deleted")
+    assert not log.exists()
+
+
 # --- the primary's clock ----------------------------------------------------------------------------
 
 

@@ -20,7 +20,8 @@ from slotsched.archive import Archive, log_key, open_archive
 from slotsched.errors import ArchiveError, ObjectMissing
 
 DAY = dt.datetime(2026, 3, 4, 23, 59, tzinfo=dt.UTC)
-KEY = log_key("65f0c0ffee00000000000001", 1, DAY)
+TASK = "65f0c0ffee00000000000001"
+KEY = log_key(TASK, 1, DAY)
 
 
 @dataclass
@@ -120,20 +121,79 @@ def test_the_probe_leaves_nothing_behind(place: Place) -> None:
     assert place.objects() == {}
 
 
-def test_prune_deletes_whole_days_before_the_date_and_nothing_else(place: Place, tmp_path: Path) -> None:
+def logs_of(place: Place, tmp_path: Path, *days: tuple[int, int, int]) -> list[str]:
+    """The keys of three new logs of one task for each of the days."""
     source = log_file(tmp_path, b"x\n")
-    days = [dt.datetime(*day, tzinfo=dt.UTC) for day in ((2025, 12, 31), (2026, 2, 28), (2026, 3, 4), (2026, 3, 5))]
-    for day in days:
-        for attempt in (1, 2, 3):
-            place.archive.put(log_key("a1", attempt, day), source)
-    place.archive.put("slotsched-note", source)
-    place.archive.put("2025/12/31/a1/notes.txt", source)
-    assert place.archive.prune(dt.date(2026, 3, 4)) == 6
-    left = sorted(place.objects())
-    assert left == sorted(
-        [log_key("a1", n, day) for day in days[2:] for n in (1, 2, 3)] + ["slotsched-note", "2025/12/31/a1/notes.txt"]
-    )
-    assert place.archive.prune(dt.date(2026, 3, 4)) == 0
+    starts = [dt.datetime(*day, tzinfo=dt.UTC) for day in days]
+    keys = [log_key(TASK, attempt, start) for start in starts for attempt in (1, 2, 3)]
+    for key in keys:
+        place.archive.put(key, source)
+    return keys
+
+
+def found_before(archive: Archive, day: dt.date) -> dict[str, str]:
+    return {key: task for page in archive.logs_before(day) for key, task in page.items()}
+
+
+def test_the_logs_of_days_before_the_date_are_found_and_nothing_else(place: Place, tmp_path: Path) -> None:
+    old = logs_of(place, tmp_path, (2025, 12, 31), (2026, 2, 28))
+    logs_of(place, tmp_path, (2026, 3, 4), (2026, 3, 5))
+    source = log_file(tmp_path, b"x\n")
+    for odd in (
+        "slotsched-note",
+        "2025/12/31/stray.ndjson.gz",
+        f"2025/12/31/{TASK}/notes.txt",
+        f"2025/12/31/{TASK}/latest.ndjson.gz",
+        f"2025/12/31/{TASK[:-1]}/1.ndjson.gz",
+        f"2025/12/31/{TASK[:-1]}F/1.ndjson.gz",
+        f"2025/13/31/{TASK}/1.ndjson.gz",
+    ):
+        place.archive.put(odd, source)
+    assert found_before(place.archive, dt.date(2026, 3, 4)) == dict.fromkeys(old, TASK)
+
+
+def test_logs_are_deleted_and_with_them_folders_that_are_empty_then(place: Place, tmp_path: Path) -> None:
+    old = logs_of(place, tmp_path, (2025, 12, 31), (2026, 2, 28))
+    note = f"2025/12/31/{TASK}/notes.txt"
+    place.archive.put(note, log_file(tmp_path, b"x\n"))
+    assert place.archive.delete(old[:2] + old[3:]) == 5
+    assert set(place.objects()) == {old[2], note}
+    assert place.archive.delete([old[2]]) == 1
+    assert place.archive.delete([]) == 0
+    assert set(place.objects()) == {note}
+    if place.folder is not None:
+        assert [path.relative_to(place.folder).as_posix() for path in place.folder.glob("*")] == ["2025"]
+
+
+def test_old_logs_come_in_pages_that_may_go_before_the_next(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("s3", "directory"):
+        monkeypatch.setattr(f"slotsched.archive.{module}.PAGE_KEYS", 2)
+    old = logs_of(place, tmp_path, (2026, 3, 1), (2026, 3, 3))
+    young = logs_of(place, tmp_path, (2026, 3, 4))
+    deleted: list[str] = []
+    for page in place.archive.logs_before(dt.date(2026, 3, 4)):
+        assert len(page) <= 2
+        deleted += page
+        place.archive.delete(list(page))
+    assert sorted(deleted) == old
+    assert sorted(place.objects()) == young
+
+
+def test_two_may_look_for_old_logs_and_delete_them_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slotsched.archive.directory.PAGE_KEYS", 1)
+    place = Place(open_archive(str(tmp_path / "logs")), folder=tmp_path / "logs")
+    old = logs_of(place, tmp_path, (2026, 3, 1), (2026, 3, 2), (2026, 3, 3))
+    (tmp_path / "logs" / "2026" / "03" / "00").write_text("a file where a day would be")
+    slow = place.archive.logs_before(dt.date(2026, 3, 4))
+    next(slow)
+    assert place.archive.delete(old) == len(old)
+    assert sum(len(page) for page in slow) <= 2, "of what was listed already"
+    assert place.archive.delete(old) == len(old)
+    assert place.archive.check() is None
 
 
 def test_looking_for_old_logs_lists_no_newer_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,12 +201,12 @@ def test_looking_for_old_logs_lists_no_newer_ones(tmp_path: Path, monkeypatch: p
     archive = open_archive(str(tmp_path / "logs"))
     days = [dt.datetime(*day, tzinfo=dt.UTC) for day in ((2026, 3, 3), (2026, 3, 4))]
     for day in days:
-        archive.put(log_key("a1", 1, day), log_file(tmp_path, b"x\n"))
+        archive.put(log_key(TASK, 1, day), log_file(tmp_path, b"x\n"))
     listed: list[str] = []
     scandir = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
-    assert archive.prune(dt.date(2026, 3, 4)) == 1
-    assert any(path.endswith("2026/03/03/a1") for path in listed), "the check sees what is listed"
+    assert len(found_before(archive, dt.date(2026, 3, 4))) == 1
+    assert any(path.endswith(f"2026/03/03/{TASK}") for path in listed), "the check sees what is listed"
     assert not any("2026/03/04" in path for path in listed)
 
 

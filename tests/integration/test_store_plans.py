@@ -12,8 +12,9 @@ import pymongo
 import pytest
 from bson import ObjectId
 
-from slotsched.model import InstanceRef, Needs, Outcome, Progress, Reason, Status, TaskRequest
+from slotsched.model import InstanceRef, Needs, Outcome, Progress, Reason, Status, Task, TaskRequest
 from slotsched.store import Store, TaskFilter
+from slotsched.store.tasks import PAGE_TASKS
 
 ME = InstanceRef(id="instance-1", name="big-1")
 LANES = 6
@@ -224,6 +225,38 @@ def test_a_page_of_a_listing_reads_a_page(filled: Filled, name: str) -> None:
     assert following.stages.isdisjoint({"SORT", "COLLSCAN"})
 
 
+@pytest.mark.parametrize("name", LISTINGS)
+def test_a_whole_listing_is_read_in_pages_that_cost_a_page(filled: Filled, name: str) -> None:
+    found: list[Task] = []
+    plans = filled.plans(lambda: found.extend(filled.store.tasks.find(LISTINGS[name], limit=0)))
+    assert {plan.command for plan in plans} == {"query"}, "nothing is left to a cursor"
+    assert len(plans) == len(found) // PAGE_TASKS + 1
+    assert all(plan.documents <= PAGE_TASKS + 2 * len(Status) for plan in plans)
+    assert all(plan.keys <= PAGE_TASKS + 4 * len(Status) for plan in plans)
+    assert all(plan.stages.isdisjoint({"SORT", "COLLSCAN"}) for plan in plans)
+
+
+def test_what_ended_is_read_in_pages_from_its_end(filled: Filled) -> None:
+    ended = {"status": Status.FAILED.value, "ended_at": filled.store.now()}
+    some = [ObjectId(task_id) for task_id in filled.ids[: PAGE_TASKS + 100]]
+    filled.database.tasks.update_many({"_id": {"$in": some}}, {"$set": ended})
+    wanted = TaskFilter(status=frozenset({Status.FAILED}), order="ended")
+    found: list[Task] = []
+    plans = filled.plans(lambda: found.extend(filled.store.tasks.find(wanted, limit=0)))
+    assert {task.id for task in found} == {str(one) for one in some}
+    assert [plan.command for plan in plans] == ["query", "query"]
+    assert all("ended_at" in plan.summary and plan.stages.isdisjoint({"SORT", "COLLSCAN"}) for plan in plans)
+
+
+def test_what_was_run_again_is_read_from_when_it_could_have_been(filled: Filled) -> None:
+    [old] = filled.ids[:1]
+    filled.store.tasks.cancel(old, "ann")
+    filled.store.tasks.retry(old)
+    plans = filled.plans(lambda: filled.store.tasks.retried(since=filled.store.now() - dt.timedelta(hours=1)))
+    assert {plan.command for plan in plans} == {"query"}
+    assert all(plan.documents <= PAGE_TASKS + 1 and plan.summary == "IXSCAN { _id: 1 }" for plan in plans)
+
+
 def test_what_ended_lately_is_read_from_its_end(filled: Filled) -> None:
     for task_id in filled.ids[:30]:
         filled.store.tasks.cancel(task_id, "ann")
@@ -270,7 +303,12 @@ def test_the_other_collections_are_read_by_index_too(filled: Filled) -> None:
     for number in range(30):
         filled.database.instances.insert_one({"_id": str(ObjectId()), "live": False, "name": f"gone-{number}"})
     collections: dict[str, list[Callable[[], object]]] = {
-        "instances": [store.instances.live, lambda: store.rescue.seen(["a"]), lambda: store.rescue.fence("a", "n")],
+        "instances": [
+            store.instances.live,
+            lambda: store.instances.wishes("a"),
+            lambda: store.rescue.seen(["a"]),
+            lambda: store.rescue.fence("a", "n"),
+        ],
         "jobs": [
             lambda: store.catalogs.newest("a"),
             store.catalogs.names,
