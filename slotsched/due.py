@@ -9,14 +9,16 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import itertools
-import math
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from slotsched.errors import InvalidRecurrence, UsageError
 from slotsched.model import WHENS, CatchUp, Schedule
+from slotsched.model.limits import LARGEST_COUNT, LARGEST_SECONDS, LARGEST_SIZE, PRIORITIES, is_priority
 from slotsched.recurrence import Recurrence, find_zone, parse_cron, parse_every, parse_once
+from slotsched.recurrence.zones import FIRST_YEAR, LAST_YEAR
 
 ON_TIME_SECONDS = 60.0  # a fire this late still counts as on time for a schedule that catches up on nothing
 MOST_AT_ONCE = 200  # rounds of one schedule in one transaction; more stay due
@@ -36,6 +38,15 @@ class DueTimes:
     times: tuple[dt.datetime, ...]
     next: dt.datetime | None
     late: bool = False
+
+
+@contextmanager
+def _within_the_calendar() -> Iterator[None]:
+    """A document can hold the calendar's first and last days, and no sum may leave it: that is the schedule's fault."""
+    try:
+        yield
+    except OverflowError:
+        raise InvalidRecurrence("its times, or their jitter, lead out of the years 1 to 9999") from None
 
 
 class _Several:
@@ -72,8 +83,12 @@ def recurrence_of(schedule: Schedule) -> Recurrence | None:
     return None
 
 
+@_within_the_calendar()
 def nominal_after(schedule: Schedule, moment: dt.datetime) -> dt.datetime | None:
-    """The first nominal time strictly after the moment and within the schedule's bounds; None: never again."""
+    """The first nominal time strictly after the moment and within the schedule's bounds; None: never again.
+
+    Raises InvalidRecurrence.
+    """
     recurrence = recurrence_of(schedule)
     return None if recurrence is None else _next(schedule, recurrence, moment)
 
@@ -84,8 +99,12 @@ def nominals_between(schedule: Schedule, start: dt.datetime, end: dt.datetime) -
     return iter(()) if recurrence is None else recurrence.between(start, end)
 
 
+@_within_the_calendar()
 def fires_at(schedule: Schedule, nominal: dt.datetime) -> dt.datetime:
-    """The nominal time plus its jitter: 0 to `jitter` seconds, the same for everyone who asks."""
+    """The nominal time plus its jitter: 0 to `jitter` seconds, the same for everyone who asks.
+
+    Raises InvalidRecurrence where no calendar has that day.
+    """
     span = round(schedule.jitter * 1000)
     if span <= 0:
         return nominal
@@ -94,10 +113,12 @@ def fires_at(schedule: Schedule, nominal: dt.datetime) -> dt.datetime:
     return nominal + dt.timedelta(milliseconds=chance % (span + 1))
 
 
+@_within_the_calendar()
 def due_times(schedule: Schedule, now: dt.datetime) -> DueTimes:
     """What to do at `now` (the store's clock) about a schedule whose next nominal time is `next_nominal_at`.
 
-    Raises InvalidRecurrence for a rule that cannot be read, and where there is none: it would be due for ever.
+    Raises InvalidRecurrence for a rule that cannot be read or leads out of the calendar, and where there is none: it
+    would be due for ever.
     """
     first = schedule.next_nominal_at
     recurrence = recurrence_of(schedule)
@@ -160,8 +181,9 @@ def check_schedule(schedule: Schedule) -> None:
     ):
         _check(0 <= seconds <= most, f"{label}: {seconds} is not from 0 to {most:g} seconds")
     for label, count in (("max_runs", schedule.max_runs), ("pause_on_failure", schedule.pause_on_failure)):
-        _check(count is None or count >= 1, f"{label}: {count} is not a positive whole number")
-    _check(schedule.priority is None or abs(schedule.priority) <= 1e6, "priority: is beyond ±1000000")
+        _check(count is None or 1 <= count <= LARGEST_COUNT, f"{label}: {count} is not from 1 to {LARGEST_COUNT}")
+    priority = schedule.priority
+    _check(priority is None or is_priority(priority), f"priority: {priority!r} is not {PRIORITIES}")
     _check_overrides(schedule)
 
 
@@ -182,19 +204,25 @@ def _check_kind(schedule: Schedule) -> None:
 
 def _check_bounds(schedule: Schedule) -> None:
     for label, moment in (("start_at", schedule.start_at), ("end_at", schedule.end_at)):
-        _check(moment is None or moment.tzinfo is not None, f"{label}: needs a time zone")
+        if moment is not None:
+            _check(moment.tzinfo is not None, f"{label}: needs a time zone")
+            _check(FIRST_YEAR < moment.year < LAST_YEAR, f"{label}: the year {moment.year} is too far away")
     if schedule.start_at is not None and schedule.end_at is not None:
         _check(schedule.start_at <= schedule.end_at, "end_at: is before start_at")
 
 
 def _check_overrides(schedule: Schedule) -> None:
     asked = schedule.overrides
-    _check(asked.slots is None or 1 <= asked.slots < 2**31, f"slots: {asked.slots} is not a positive whole number")
-    _check(asked.memory is None or asked.memory >= 1, f"memory: {asked.memory} is not a positive number of bytes")
+    for label, number, least, most in (
+        ("slots", asked.slots, 1, LARGEST_COUNT),
+        ("memory", asked.memory, 1, LARGEST_SIZE),
+        ("retries", asked.retries, 0, LARGEST_COUNT),
+    ):
+        _check(number is None or least <= number <= most, f"{label}: {number} is not from {least} to {most}")
     _check(
-        asked.max_time is None or (0 < asked.max_time < math.inf), f"max_time: {asked.max_time} is not a positive time"
+        asked.max_time is None or 0 < asked.max_time <= LARGEST_SECONDS,
+        f"max_time: {asked.max_time} is not more than 0 and up to {LARGEST_SECONDS:.0f} seconds",
     )
-    _check(asked.retries is None or 0 <= asked.retries < 2**31, f"retries: {asked.retries} is not a whole number")
 
 
 def _check(holds: bool, message: str) -> None:

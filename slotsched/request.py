@@ -16,6 +16,7 @@ from typing import Any
 
 from slotsched.errors import UsageError
 from slotsched.model import WHENS, Job, TaskRequest, key_text
+from slotsched.model.limits import LARGEST_COUNT, PRIORITIES, is_priority
 from slotsched.quantities import parse_duration, parse_size
 
 OPTIONS = frozenset(
@@ -81,7 +82,7 @@ def build_request(
         job=job.name,
         args=args,
         needs=needs,
-        priority=facts.priority if priority is None else _number("priority", priority),
+        priority=facts.priority if priority is None else _priority(priority),
         due_at=None if at is None else _moment(at),
         due_in=None if in_ is None else _seconds("in", in_),
         retry=policy,
@@ -108,14 +109,14 @@ def _concurrency_key(job: Job, args: Mapping[str, Any]) -> str | None:
 
 
 def _whole(name: str, value: Any, *, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least or value >= 2**31:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST_COUNT:
         raise UsageError(f"{name}: {value!r} is not a whole number of at least {least}")
     return value
 
 
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e6:
-        raise UsageError(f"{name}: {value!r} is not a number between -1000000 and 1000000")
+def _priority(value: Any) -> float:
+    if not is_priority(value):
+        raise UsageError(f"priority: {value!r} is not {PRIORITIES}")
     return value
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MOST_BACKFILLED = 2000  # rounds that one backfill makes; each stands in the schedule's document until it has ended
 _BATCH = 500  # rounds in one transaction
 _MILLISECOND = dt.timedelta(milliseconds=1)
+_EARLIEST = dt.datetime(1, 1, 2, tzinfo=dt.UTC)  # the day before is not a date everywhere
 
 
 class Place(Protocol):
@@ -241,7 +242,7 @@ class Schedules:
             raise UsageError("what is to come needs no backfill: end at the present")
         if recurrence_of(schedule) is None:
             raise UsageError(f'"{name}" follows {", ".join(schedule.after)} and has no times of its own')
-        begin = start - _MILLISECOND
+        begin = max(start, _EARLIEST) - _MILLISECOND
         if schedule.every is not None and schedule.start_at is None and schedule.anchor_at is not None:
             begin = max(begin, schedule.anchor_at)  # from when it counts; the first time is a period later
         times = list(itertools.islice(nominals_between(schedule, begin, end), MOST_BACKFILLED + 1))

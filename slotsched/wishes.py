@@ -11,6 +11,7 @@ from typing import Any
 
 from slotsched.errors import UsageError
 from slotsched.model import WHENS, CatchUp, Job, Overlap, Overrides, Schedule, read_notify
+from slotsched.model.limits import LARGEST_COUNT, PRIORITIES, is_priority
 from slotsched.quantities import parse_duration
 from slotsched.recurrence import find_zone, parse_every, parse_once
 from slotsched.request import build_request
@@ -87,14 +88,14 @@ def _seconds(name: str, value: Any, _zone: str) -> float:
 
 
 def _count(name: str, value: Any, _zone: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST_COUNT:
         raise UsageError(f"{name}: {value!r} is not a positive whole number")
     return value
 
 
-def _number(name: str, value: Any, _zone: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= 1e6:
-        raise UsageError(f"{name}: {value!r} is not a number between -1000000 and 1000000")
+def _priority(name: str, value: Any, _zone: str) -> float:
+    if not is_priority(value):
+        raise UsageError(f"{name}: {value!r} is not {PRIORITIES}")
     return value
 
 
@@ -146,7 +147,7 @@ _READERS: dict[str, Callable[[str, Any, str], Any]] = {
     "end_at": _moment,
     "max_runs": _count,
     "pause_on_failure": _count,
-    "priority": _number,
+    "priority": _priority,
     "label": _text,
     "owner": _text,
     "notify": _notify,

@@ -12,13 +12,19 @@ from slotsched.catalog.storable import refuse_unstorable
 from slotsched.catalog.values import shown, suggestion
 from slotsched.errors import InvalidArguments, InvalidRecurrence
 from slotsched.model import UNIQUES, WHENS, Facts, Rate, RetryPolicy, read_notify
-from slotsched.model.limits import LARGEST_CONCURRENCY, LARGEST_RATE
+from slotsched.model.limits import (
+    LARGEST_CONCURRENCY,
+    LARGEST_COUNT,
+    LARGEST_RATE,
+    LARGEST_SECONDS,
+    LARGEST_SIZE,
+    PRIORITIES,
+    is_priority,
+)
 from slotsched.model.needs import resource_variable
 from slotsched.quantities import parse_duration, parse_size
 from slotsched.recurrence import find_zone, parse_cron, parse_every, parse_once
 
-MAX_SLOTS = 2**31 - 1
-MAX_PRIORITY = 1_000_000  # times 10 minutes is 19 years: far enough, and safe as a date
 MAX_TIME_SECONDS = 366 * 86400.0
 MAX_GRACE_SECONDS = 86400.0
 MAX_RETRIES = 1000
@@ -46,9 +52,9 @@ def _whole(low: int, high: int) -> Callable[[Any], int]:
     return read
 
 
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_PRIORITY:
-        raise _bad(value, f"a number from -{MAX_PRIORITY} to {MAX_PRIORITY}")
+def _priority(value: Any) -> float:
+    if not is_priority(value):
+        raise _bad(value, PRIORITIES)
     return value
 
 
@@ -69,7 +75,10 @@ def _duration(high: float, *, positive: bool = False) -> Callable[[Any], float]:
 def _size(value: Any) -> int:
     if not isinstance(value, (str, int)):
         raise _bad(value, "a size such as 512M or 2G")
-    return parse_size(value)
+    size = parse_size(value)
+    if size > LARGEST_SIZE:
+        raise ValueError(f"{shown(value)} is more than {LARGEST_SIZE >> 40}T")
+    return size
 
 
 def _flag(value: Any) -> bool:
@@ -167,7 +176,7 @@ def _resources(value: Any) -> dict[str, int]:
             raise _bad(name, "a name (letters, digits, _ and -)")
     if len({resource_variable(name) for name in table}) < len(table):
         raise ValueError(f"two of {', '.join(table)} have the same variable for their units")
-    return {name: _whole(1, MAX_SLOTS)(units) for name, units in table.items()}
+    return {name: _whole(1, LARGEST_COUNT)(units) for name, units in table.items()}
 
 
 def _environment(value: Any) -> dict[str, str]:
@@ -234,10 +243,10 @@ def _notify(value: Any) -> dict[str, Any]:
 
 
 _FACTS: dict[str, Callable[[Any], Any]] = {
-    "slots": _whole(1, MAX_SLOTS),
+    "slots": _whole(1, LARGEST_COUNT),
     "max_time": _duration(MAX_TIME_SECONDS, positive=True),
     "grace": _duration(MAX_GRACE_SECONDS),
-    "priority": _number,
+    "priority": _priority,
     "retries": _whole(0, MAX_RETRIES),
     "retry_delay": _duration(MAX_TIME_SECONDS),
     "retry_backoff": _backoff,
@@ -256,7 +265,7 @@ _FACTS: dict[str, Callable[[Any], Any]] = {
     "workdir": _folder,
     "python": _filled,
     "command": _command,
-    "keep": _duration(100 * MAX_TIME_SECONDS),
+    "keep": _duration(LARGEST_SECONDS, positive=True),
     "enabled": _flag,
     "description": _text,
     "tags": _words,

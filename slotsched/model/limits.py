@@ -1,17 +1,30 @@
-"""How many tasks of a job may run at once, and how often they may start: the facts, and the names they are kept by."""
+"""How many tasks of a job may run at once, and how often they may start: the facts, and the names they are kept by.
+
+And the bounds of what a task may ask for, which hold wherever it is said: in a request, a schedule or a job's header.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
+LARGEST_COUNT = 2**31 - 1  # slots, units, attempts
+LARGEST_SECONDS = 1e9  # 31 years; sums with dates stay valid
+LARGEST_SIZE = 2**53  # bytes; exact in every language that reads our JSON
+LARGEST_PRIORITY = 1_000_000  # times 10 minutes of waiting is 19 years: far enough, and safe as a date
+PRIORITIES = f"a number from -{LARGEST_PRIORITY} to {LARGEST_PRIORITY}"  # in messages
 LARGEST_CONCURRENCY = 10_000  # a claim may have to look at as many permits
 LARGEST_RATE = 10_000  # as many starts are remembered per job
 _KEY_CHARACTERS = 200
 _DIGEST_CHARACTERS = 16
 _UNITS = {1.0: "s", 60.0: "m", 3600.0: "h", 86400.0: "d"}
+
+
+def is_priority(value: Any) -> TypeGuard[float]:
+    """Whether it is one of PRIORITIES."""
+    return not isinstance(value, bool) and isinstance(value, (int, float)) and abs(value) <= LARGEST_PRIORITY
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from slotsched.scheduler.engine import Engine
 from slotsched.store import Followed
 
@@ -16,7 +18,7 @@ class Resolver:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._strays_after: str | None = None
+        self._strays_after: Any = None
         self.more = False  # the last pass left something to do
 
     def run_once(self) -> int:
@@ -32,7 +34,8 @@ class Resolver:
             if not ended or stuck or self.more:
                 return told
             before = ended
-            # First the books: a round that waits for this one is told what it left.
+            # The books first, but nobody waits for them: while the schedule is in somebody else's hands, the round that
+            # waits for this one is told from the task itself what it left.
             booked = engine.store.schedules.settle_many(one.id for one in ended if one.series)
             told += engine.store.resolve.tell(ended)
             engine.store.resolve.done([one for one in ended if not one.series or one.id in booked])

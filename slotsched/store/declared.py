@@ -60,7 +60,7 @@ class Declared:
         # Where a file cannot be read, what it said last goes on.
         unreadable = {name for name, holders in self._catalogs.broken().items() if set(holders) - dead}
         changes = [
-            self.upsert_from_file(job)
+            self._upserted(job)
             for name, job in declared.items()
             if known.get(name) != Source(kind=_FILE, hash=job.hash)
         ]
@@ -70,6 +70,13 @@ class Declared:
             if name not in declared and not source.gone and (name in jobs or (name not in unreadable and is_gone(name)))
         ]
         return [change for change in changes if change is not None]
+
+    def _upserted(self, job: Job) -> Changed | None:
+        """One that somebody has altered by hand so that it cannot be changed keeps no other from being followed."""
+        try:
+            return self.upsert_from_file(job)
+        except (errors.UsageError, errors.InvalidDocument) as why:
+            return Changed(name=job.name, what="broken", why=str(why))
 
     def _known(self) -> dict[str, Source]:
         with self._connection.guard():

@@ -39,12 +39,12 @@ from slotsched.model import (
     Task,
     TaskRequest,
 )
+from slotsched.model.limits import LARGEST_COUNT, LARGEST_PRIORITY, LARGEST_SECONDS, LARGEST_SIZE
 from slotsched.store.connection import Document
 from slotsched.store.errors import refusal
-from slotsched.store.reading import LARGEST_COUNT, LARGEST_SECONDS, LARGEST_SIZE, Reader, Unreadable
+from slotsched.store.reading import Reader, Unreadable
 
 AGING_SECONDS = 600.0  # one point of priority counts as much as ten minutes of waiting
-LARGEST_PRIORITY = 1_000_000  # 19 years of waiting; keeps `rank` a valid date
 LARGEST_DOCUMENT = 15 * 1024 * 1024  # leaves room for attempts and a result under the server's 16 MB
 ID_LENGTH = 24
 _EPOCH = dt.datetime.fromtimestamp(0, dt.UTC)

@@ -8,9 +8,10 @@ because giving up on a task for a passing trouble is the worse mistake.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pymongo
 from bson.errors import BSONError
@@ -89,8 +90,11 @@ def refusal(error: Exception) -> str:
 
 
 def _translate_refusal(error: driver.OperationFailure, target: Target) -> errors.StoreError:
-    code = error.code or 0
-    said = _first_line(target.clean(str(error.details.get("errmsg") if error.details else error)))
+    details: Mapping[str, Any] = error.details or {}
+    if isinstance(error, driver.BulkWriteError):  # what it is about is in the first of its parts
+        details = next(iter([*details.get("writeErrors", ()), *details.get("writeConcernErrors", ())]), details)
+    code = details.get("code", error.code) or 0
+    said = _first_line(target.clean(str(details.get("errmsg", error))))
     if code == NOT_AUTHORIZED:
         return errors.StoreUnsuitable(
             f"{target.uri} does not let this user {_refused_act(said)}. "

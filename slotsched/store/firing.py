@@ -305,8 +305,11 @@ class Firing:
     def _write(self, batch: Batch) -> int:
         """One transaction: schedules from the revision that was seen, cancels, marks on parents, tasks.
 
-        Raises Contended where a schedule or a parent is not as it was seen, or somebody is changing it right now.
+        Before it, followers that no round can be made for are put aside. Raises Contended where a schedule or a parent
+        is not as it was seen, or somebody is changing it right now.
         """
+        for name, (rev, why) in batch.faulty.items():
+            self._break({"_id": name, "rev": rev}, why)
         updates = batch.updates()
         parents = sorted(batch.parents)
 
@@ -342,8 +345,13 @@ class Firing:
 
     def _break(self, wanted: Document, why: str) -> None:
         """An active schedule that cannot be used is put aside, with the reason, so that the others go on."""
-        with self._connection.guard():
-            self._schedules.update_one({"status": _ACTIVE, **wanted}, _broken(why))
+        wanted = {"status": _ACTIVE, **wanted}
+        try:
+            with self._connection.guard():
+                self._schedules.update_one(wanted, _broken(why))
+        except errors.InvalidDocument:  # it is as large as can be: the reason has no room
+            with self._connection.guard():
+                self._schedules.update_one(wanted, _set_aside())
 
 
 class _Duplicate(Exception):
@@ -366,8 +374,9 @@ def _add(batch: Batch, due: DueSchedule, taken: frozenset[dt.datetime]) -> None:
 
 
 def _broken(why: str) -> Document:
-    return {
-        "$set": {"status": ScheduleStatus.BROKEN.value, "why": why},
-        "$unset": {"next_at": "", "next_nominal_at": ""},
-        "$currentDate": {"updated_at": True},
-    }
+    aside = _set_aside()
+    return {**aside, "$set": {**aside["$set"], "why": why}, "$currentDate": {"updated_at": True}}
+
+
+def _set_aside() -> Document:
+    return {"$set": {"status": ScheduleStatus.BROKEN.value}, "$unset": {"next_at": "", "next_nominal_at": ""}}

@@ -16,8 +16,9 @@ from pymongo import ReturnDocument
 from slotsched import errors
 from slotsched.failpoints import failpoint
 from slotsched.model import Capacity, Instance, Status
+from slotsched.model.limits import LARGEST_COUNT, LARGEST_SIZE
 from slotsched.store.connection import Connection, Document
-from slotsched.store.reading import LARGEST_COUNT, LARGEST_SIZE, Reader, Unreadable
+from slotsched.store.reading import Reader, Unreadable
 
 
 class Instances:

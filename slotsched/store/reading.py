@@ -7,9 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-LARGEST_COUNT = 2**31 - 1  # slots, units, attempts
-LARGEST_SECONDS = 1e9  # 31 years; sums with dates stay valid
-LARGEST_SIZE = 2**53  # bytes; exact in every language that reads our JSON
+from slotsched.model.limits import LARGEST_COUNT, LARGEST_SECONDS
 
 
 class Unreadable(Exception):

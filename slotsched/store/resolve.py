@@ -99,13 +99,13 @@ class Resolve:
         with self._connection.guard():
             self._tasks.bulk_write(updates, ordered=False)
 
-    def strays(self, limit: int = CHILDREN_PER_UPDATE, *, after: str | None = None) -> tuple[int, str | None]:
+    def strays(self, limit: int = CHILDREN_PER_UPDATE, *, after: Any = None) -> tuple[int, Any]:
         """Ends waiting tasks that nobody would ever tell; how many, and the id after which to go on, None at the end.
 
         A parent is only removed once its followers were told, but anybody may delete a document by hand: its children
         are canceled. One that names no parents is failed(invalid). Index `by_status`, `limit` documents at a time.
         """
-        wanted: Document = {"status": _WAITING} | ({} if after is None else {"_id": {"$gt": ObjectId(after)}})
+        wanted: Document = {"status": _WAITING} | ({} if after is None else {"_id": {"$gt": after}})
         with self._connection.guard():
             found = self._tasks.find(wanted, {"after": 1}).sort("_id", 1).hint("by_status").limit(limit)
             parents = {document["_id"]: _texts(document.get("after")) for document in found}
@@ -116,7 +116,7 @@ class Resolve:
             update = pipelines.invalid("this document cannot be used: after names no tasks to wait for")
             with self._connection.guard():
                 ended += self._tasks.update_many(_waiting(unusable), update).modified_count
-        return ended, str(next(reversed(parents))) if len(parents) == limit else None
+        return ended, next(reversed(parents)) if len(parents) == limit else None
 
     def _missing(self, ids: set[str]) -> set[str]:
         """Those that name no task. Not a majority read: a parent can be as young as the child that was just seen."""

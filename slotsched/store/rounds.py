@@ -7,6 +7,7 @@ round and no other; so it is there from the moment its predecessor is, and no ro
 from __future__ import annotations
 
 import datetime as dt
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from bson import ObjectId
 from pymongo import UpdateOne
 
 from slotsched.due import fires_at
+from slotsched.errors import UsageError
 from slotsched.model import OPEN, Facts, Job, Overlap, Schedule, ScheduleStatus, Status, TaskRequest
 from slotsched.overlap import LiveTask, Plan
 from slotsched.request import build_request
@@ -119,6 +121,9 @@ class _Change:
 class Batch:
     """The writes of one transaction, gathered. tasks: documents to insert. parents: ids of tasks outside the batch
     that some of them wait for. cancels: (schedule's name, ids).
+
+    faulty: followers that get no round because of what is wrong with them, by name: the revision seen, and why. Whom
+    they follow goes on.
     """
 
     def __init__(self, around: Around, now: dt.datetime) -> None:
@@ -126,6 +131,7 @@ class Batch:
         self.tasks: list[Document] = []
         self.parents: set[str] = set()
         self.cancels: list[tuple[str, tuple[str, ...]]] = []
+        self.faulty: dict[str, tuple[int, str]] = {}
         self._now = now
         self._changes: dict[str, _Change] = {}
 
@@ -180,32 +186,48 @@ class Batch:
         if plan.cancel:
             self.cancels.append((change.schedule.name, plan.cancel))
         for one in plan.rounds:
-            self._follow(change.schedule, one.id, {change.schedule.name})
+            self._follow(change.schedule, one.id)
 
-    def _follow(self, schedule: Schedule, task_id: str, above: set[str]) -> None:
-        """A round of every series that follows this one, and of those that follow them. above: names on the way here,
-        so that series that follow one another in a circle end.
+    def _follow(self, schedule: Schedule, task_id: str) -> None:
+        """A round of every series that follows this one, and of those that follow them."""
+        # The names on the way to each, so that series that follow one another in a circle end.
+        followed = deque([(schedule, task_id, frozenset({schedule.name}))])
+        while followed:
+            before, parent, above = followed.popleft()
+            for follower in self.around.following(before):
+                if follower.name in above:
+                    continue
+                try:
+                    round_id = self._round_behind(follower, parent)
+                except UsageError as why:
+                    self.faulty[follower.name] = follower.rev, str(why)
+                    continue
+                if round_id is not None:
+                    followed.append((follower, round_id, above | {follower.name}))
+
+    def _round_behind(self, follower: Schedule, parent: str) -> str | None:
+        """The id of its round that waits for that task; None where all its runs were made. Raises UsageError for a
+        request that could never be claimed; then nothing of it is in the batch.
         """
-        for follower in self.around.following(schedule):
-            change = self._changes.get(follower.name) or self._change(follower, {"status": _ACTIVE})
-            if follower.name in above or (follower.max_runs is not None and change.runs >= follower.max_runs):
-                continue
-            round_id = str(new_id(self._now))
-            request = replace(
-                request_of(follower, self.around.jobs.get(follower.job)),
-                trigger=f"after:{task_id}",
-                owner=follower.owner,
-                parents=(task_id, *self._ahead(change)),
-                when=follower.when,
-            )
-            document = task_of(follower, request, round_id, None, self._now)
-            document["behind"] = list(request.parents[1:])
-            self.parents |= set(request.parents[1:]) & set(follower.live)
-            self.tasks.append(document)
-            self._changes[follower.name] = change
-            change.live.append(round_id)
-            change.runs += 1
-            self._follow(follower, round_id, above | {follower.name})
+        change = self._changes.get(follower.name) or self._change(follower, {"status": _ACTIVE})
+        if follower.max_runs is not None and change.runs >= follower.max_runs:
+            return None
+        round_id = str(new_id(self._now))
+        request = replace(
+            request_of(follower, self.around.jobs.get(follower.job)),
+            trigger=f"after:{parent}",
+            owner=follower.owner,
+            parents=(parent, *self._ahead(change)),
+            when=follower.when,
+        )
+        document = task_of(follower, request, round_id, None, self._now)
+        document["behind"] = list(request.parents[1:])
+        self.parents |= set(request.parents[1:]) & set(follower.live)
+        self.tasks.append(document)
+        self._changes[follower.name] = change
+        change.live.append(round_id)
+        change.runs += 1
+        return round_id
 
     def _ahead(self, change: _Change) -> list[str]:
         """The follower's own last round: whatever its policy, it is never left out, as it belongs to one round of the

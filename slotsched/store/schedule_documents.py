@@ -9,8 +9,9 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from slotsched.model import CatchUp, Counters, Overlap, Overrides, Schedule, ScheduleStatus, Source
+from slotsched.model.limits import LARGEST_SIZE
 from slotsched.store.connection import Document
-from slotsched.store.reading import LARGEST_SIZE, Reader, Unreadable
+from slotsched.store.reading import Reader, Unreadable
 
 LARGEST_REV = 2**53
 _Word = TypeVar("_Word", bound=StrEnum)

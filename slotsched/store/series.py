@@ -7,16 +7,19 @@ document: they are done again by the next pass, and the control loop never waits
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from bson import ObjectId
 from pymongo import UpdateOne
 from pymongo.client_session import ClientSession
 
+from slotsched.errors import InvalidDocument
 from slotsched.failpoints import failpoint
-from slotsched.model import TERMINAL, Schedule, ScheduleStatus, SeriesMemory, Status
+from slotsched.model import TERMINAL, ScheduleStatus, SeriesMemory, Status
 from slotsched.store.connection import Connection, Contended, Document, Pipeline
 from slotsched.store.documents import read_status
 from slotsched.store.expressions import array, literal, number, plus_one
@@ -25,6 +28,7 @@ from slotsched.store.schedule_documents import read_schedule
 
 _OVER = sorted(TERMINAL)
 _ENDED_FIELDS = {"schedule": 1, "status": 1, "started_at": 1, "ended_at": 1, "state": 1}
+_NEVER = dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
 class Series:
@@ -43,20 +47,27 @@ class Series:
 
         Index `_id`; majority read, as what is booked once is never taken back.
         """
-        asked = list(ids)
-        if not asked:
-            return set()
-        wanted = {"_id": {"$in": [ObjectId(one) for one in asked]}, "status": {"$in": _OVER}}
+        asked = set(ids)
+        ended = self._ended(asked)
+        return (asked - {str(document["_id"]) for document in ended}) | self._book(ended)
+
+    def _ended(self, ids: Iterable[str], session: ClientSession | None = None) -> list[Document]:
+        """Those that have ended, of any series, in the order of their ends. What is no id is in no live list."""
+        known = [ObjectId(one) for one in ids if ObjectId.is_valid(one)]
+        if not known:
+            return []
+        wanted = {"_id": {"$in": known}, "status": {"$in": _OVER}}
         with self._connection.guard():
-            ended = [d for d in self._certain_tasks.find(wanted, _ENDED_FIELDS) if isinstance(d.get("schedule"), str)]
-        return (set(asked) - {str(document["_id"]) for document in ended}) | self._book(ended)
+            found = list(self._certain_tasks.find(wanted, _ENDED_FIELDS, session=session))
+        of_series = [task for task in found if isinstance(task.get("schedule"), str)]
+        return sorted(of_series, key=lambda task: (_left(task).get("last_completed_at", _NEVER), task["_id"]))
 
     def _book(self, ended: Sequence[Document]) -> set[str]:
         if not ended:
             return set()
         try:
             self._write(ended)
-        except Contended:
+        except (Contended, InvalidDocument):  # the latter: a schedule that somebody has filled up
             if len(ended) == 1:
                 return set()
             middle = len(ended) // 2
@@ -65,10 +76,7 @@ class Series:
 
     @failpoint("book")
     def _write(self, ended: Sequence[Document]) -> None:
-        books = [
-            UpdateOne({"_id": task["schedule"], "live": str(task["_id"])}, _booked(task))
-            for task in sorted(ended, key=lambda task: task["_id"])
-        ]
+        books = [UpdateOne({"_id": task["schedule"], "live": str(task["_id"])}, _booked(task)) for task in ended]
         moved = [task["_id"] for task in ended if "state" in task]
 
         def work(session: ClientSession) -> None:
@@ -79,25 +87,30 @@ class Series:
         self._connection.attempt(work)
 
     def memories(self, names: Iterable[str]) -> Mapping[str, SeriesMemory]:
-        """What each series' last completed run left; nothing for those that cannot be read. Index `_id`.
+        """What each series' last completed run left; nothing for those that cannot be read. Indexes `_id`.
 
-        Ends that nobody has booked yet are booked first: a run that waited for the one before knows what that left.
+        Ends that nobody has booked yet count as if they were: a run that waited for the one before knows what that
+        left, also while the schedule is locked by somebody who is about to book it. Booking moves the state from the
+        task to the schedule in one transaction, so it is missed on neither side by looking at the tasks first and at
+        the schedules last. One session, so that no read is behind the one before it, whichever member answers.
         """
         wanted = {"_id": {"$in": sorted(names)}}
-        with self._connection.guard():
-            live = [one for d in self._certain.find(wanted, {"live": 1}) for one in _texts(d.get("live"))]
-        self.settle(live)
+        with self._connection.guard(), self._tasks.database.client.start_session() as session:
+            live = [_live(document) for document in self._certain.find(wanted, {"live": 1}, session=session)]
+            ended = self._ended(set().union(*live), session)
+            documents = list(self._certain.find(wanted, session=session))
         memories = {}
-        with self._connection.guard():
-            for document in self._certain.find(wanted):
-                with suppress(Unreadable):
-                    schedule: Schedule = read_schedule(document)
-                    memories[schedule.name] = schedule.memory
+        for document in documents:
+            name, live_now = document["_id"], _live(document)
+            unbooked = [task for task in ended if task["schedule"] == name and str(task["_id"]) in live_now]
+            with suppress(Unreadable):
+                memories[name] = _with(read_schedule(document).memory, unbooked)
         return memories
 
 
-def _texts(live: Any) -> list[str]:
-    return [one for one in live if isinstance(one, str) and ObjectId.is_valid(one)] if isinstance(live, list) else []
+def _live(schedule: Document) -> set[str]:
+    found = schedule.get("live")
+    return {one for one in found if isinstance(one, str)} if isinstance(found, list) else set()
 
 
 def _booked(task: Document) -> Pipeline:
@@ -132,12 +145,35 @@ def _booked(task: Document) -> Pipeline:
     return [{"$set": fields}, {"$set": {"too_often": too_often}}, {"$set": paused}, {"$unset": ["too_often"]}]
 
 
-def _remembered(task: Document) -> Document:
-    """What the next run is told: kept in the order of ends, as a long run can end after a later one."""
-    if "ended_at" not in task:
+def _left(task: Document) -> Document:
+    """What an end leaves for the next run, by the names of `SeriesMemory` and of the schedule's fields.
+
+    Nothing but a success leaves anything; without state of its own it keeps the last one. Times that are none, in
+    documents that somebody changed by hand, must not get into the schedule's.
+    """
+    ended_at, started_at = (_date(task.get(name)) for name in ("ended_at", "started_at"))
+    if read_status(task) is not Status.COMPLETED or ended_at is None:
         return {}
-    is_latest = {"$gte": [task["ended_at"], "$last_completed_at"]}  # a missing date is below every date
-    fields = {"last_completed_at": task["ended_at"], "last_started_at": task.get("started_at")}
-    if "state" in task:
-        fields["state"] = task["state"]
-    return {name: {"$cond": [is_latest, literal(value), f"${name}"]} for name, value in fields.items()}
+    left = {"last_completed_at": ended_at, "last_started_at": started_at}
+    return left | ({"state": task["state"]} if "state" in task else {})
+
+
+def _date(value: Any) -> dt.datetime | None:
+    return value if isinstance(value, dt.datetime) else None
+
+
+def _remembered(task: Document) -> Document:
+    """What it left, in the schedule: in the order of ends, as a long run can end after a later one."""
+    left = _left(task)
+    if not left:
+        return {}
+    is_latest = {"$gte": [left["last_completed_at"], "$last_completed_at"]}  # a missing date is below every date
+    return {name: {"$cond": [is_latest, literal(value), f"${name}"]} for name, value in left.items()}
+
+
+def _with(memory: SeriesMemory, ended: Sequence[Document]) -> SeriesMemory:
+    """The memory once these ends are in the books: `_remembered` in Python."""
+    for left in filter(None, map(_left, ended)):
+        if memory.last_completed_at is None or left["last_completed_at"] >= memory.last_completed_at:
+            memory = replace(memory, **left)
+    return memory

@@ -17,9 +17,10 @@ from pymongo import errors as driver
 
 from slotsched import errors
 from slotsched.model import Token
+from slotsched.model.limits import LARGEST_SECONDS
 from slotsched.store import indexes
 from slotsched.store.connection import Connection, Document
-from slotsched.store.reading import LARGEST_SECONDS, Reader, Unreadable
+from slotsched.store.reading import Reader, Unreadable
 
 PREFIX = "slot_"  # what secret scanners and people know one by
 SESSION_SECONDS = 12 * 3600.0

@@ -145,7 +145,6 @@ SCHEDULES = [
         _ended_round,
         lambda store, task: store.schedules.settle_series(store.tasks.get(task)),
     ),
-    Case("schedules.memories", BOOK, _ended_round, lambda store, _: store.schedules.memories(["s"])),
 ]
 
 

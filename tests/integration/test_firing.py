@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import bson
 import pymongo
 import pytest
 from stand_ins import FakeClock, engine_of
@@ -415,6 +417,69 @@ def test_what_cannot_be_used_is_put_aside_with_a_reason_and_the_others_fire(seri
     assert set(why) == {"cron", "fields", "slots", "when", "args"}
     assert "minute 61 is not in 0-59" in (why["cron"] or "")
     assert [task.schedule for task in series.store.tasks.find(TaskFilter())] == ["good"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"start_at": dt.datetime(1, 1, 1, tzinfo=dt.UTC)},
+        {"next_nominal_at": dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC), "jitter": 86400.0},
+        {"anchor_at": dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC), "jitter": 86400.0},
+    ],
+    ids=["start", "next", "following"],
+)
+def test_times_beyond_the_calendar_are_put_aside_with_a_reason_and_the_others_fire(
+    series: Series, documents: Any, fields: dict[str, Any]
+) -> None:
+    series.add("far", late=86401.0)
+    series.add("good")
+    documents.update_one({"_id": "far"}, {"$set": fields})
+    assert [one.schedule.name for one in series.store.firing.due()] == ["far", "good"]
+    assert series.fire() == 1
+    assert series.statuses("good") == [Status.PENDING]
+    far = series.store.schedules.get("far")
+    assert (far.status, far.next_at) == (ScheduleStatus.BROKEN, None)
+    assert "out of the years 1 to 9999" in (far.why or "")
+    assert json.dumps([one.to_object() for one in series.store.schedules.find()])
+
+
+def test_a_document_without_room_for_a_reason_is_put_aside_all_the_same(series: Series, documents: Any) -> None:
+    series.add("full", late=1.0)
+    documents.update_one({"_id": "full"}, {"$set": {"priority": 1e7, "label": ""}})
+    size = len(bson.encode(documents.find_one({"_id": "full"})))
+    documents.update_one({"_id": "full"}, {"$set": {"label": "x" * (16 * 1024 * 1024 - size)}})
+    series.add("good")
+    assert series.fire() == 1
+    assert documents.find_one({"_id": "full"}, {"status": 1, "next_at": 1}) == {"_id": "full", "status": "broken"}
+
+
+def test_a_document_without_room_for_a_next_time_is_put_aside_and_the_others_fire(
+    series: Series, documents: Any
+) -> None:
+    series.add("full", late=1.0)
+    size = len(bson.encode(documents.find_one({"_id": "full"})))
+    documents.update_one({"_id": "full"}, {"$set": {"label": "x" * (16 * 1024 * 1024 - size - 20)}})
+    series.add("good")
+    assert series.fire() == 1
+    assert documents.find_one({"_id": "full"}, {"status": 1})["status"] == "broken"
+
+
+@pytest.mark.parametrize("by_hand", [False, True], ids=["fired", "run now"])
+def test_a_follower_that_cannot_be_used_is_put_aside_alone(series: Series, documents: Any, by_hand: bool) -> None:
+    series.add("a", late=1.0)
+    series.add("other")
+    for name, leader in (("b", "a"), ("c", "a"), ("below", "b")):
+        series.store.schedules.create(Schedule(name=name, job=name, after=(leader,)))
+    documents.update_one({"_id": "b"}, {"$set": {"priority": 1e7}})
+    if by_hand:
+        series.store.firing.run_now("a")
+    else:
+        assert series.fire() == 3
+    assert [len(series.tasks(name)) for name in ("a", "b", "c", "below")] == [1, 0, 1, 0]
+    assert [series.store.schedules.get(name).status for name in ("a", "c", "below")] == [ScheduleStatus.ACTIVE] * 3
+    b = series.store.schedules.get("b")
+    assert (b.status, b.live, b.runs) == (ScheduleStatus.BROKEN, (), 0)
+    assert "priority: 10000000.0 is not a number" in (b.why or "")
 
 
 def test_a_schedule_that_somebody_holds_locked_delays_no_other(

@@ -13,7 +13,17 @@ from bson import ObjectId
 from test_store_plans import Plan, read_plan
 
 from slotsched import errors
-from slotsched.model import InstanceRef, Outcome, Reason, Status, Task, TaskRequest
+from slotsched.model import (
+    InstanceRef,
+    Outcome,
+    Overlap,
+    Reason,
+    Schedule,
+    SeriesMemory,
+    Status,
+    Task,
+    TaskRequest,
+)
 from slotsched.scheduler import resolving
 from slotsched.scheduler.engine import Engine
 from slotsched.scheduler.resolving import Resolver
@@ -183,6 +193,27 @@ def test_what_it_waits_for_is_said(store: Store) -> None:
     assert why(alone, Fleet(), store.now(), parents) == f"waits for {first[-8:]} parent (pending) to fail"
 
 
+def test_the_next_round_is_told_what_the_one_before_left_while_somebody_holds_the_schedule_locked(
+    store: Store, raw: Any, mongo_client: pymongo.MongoClient[Any]
+) -> None:
+    """An instance was killed, or frozen, between booking the end of the first round and its commit."""
+    store.schedules.create(Schedule(name="s", job="j", every=3600.0, overlap=Overlap.BUFFER_ALL))
+    first, second = store.firing.run_now("s").id, store.firing.run_now("s").id
+    end(store, first, Outcome(reason=Reason.EXIT, exit_code=0, state={"cursor": 1}))
+    with mongo_client.start_session() as session, session.start_transaction():
+        raw.schedules.update_one({"_id": "s"}, {"$set": {"live": []}}, session=session)
+        assert resolve(store) == 1
+        [claimed] = store.queue.claim([second], "next", ME)
+        told = store.schedules.memories(["s"])["s"]
+        session.abort_transaction()
+    ended = store.tasks.get(first)
+    assert told == SeriesMemory(last_completed_at=ended.ended_at, last_started_at=ended.started_at, state={"cursor": 1})
+    assert claimed.id == second
+    resolve(store)
+    assert store.schedules.get("s").memory == told
+    assert store.schedules.get("s").live == (second,)
+
+
 # --- marks -----------------------------------------------------------------------------------------
 def test_a_task_that_nobody_waits_for_is_not_written_a_second_time(store: Store, raw: Any) -> None:
     ENDINGS["completed"](store, parent(store))
@@ -216,7 +247,7 @@ def test_a_parent_stays_until_its_children_were_told(store: Store) -> None:
     waiting = child(store, first)
     ENDINGS["completed"](store, first)
     assert store.tasks.remove([first]) == 0
-    assert store.upkeep.prune(0) == 0
+    assert store.upkeep.prune(0).tasks == 0
     resolve(store)
     assert store.tasks.remove([first]) == 1
     assert state(store, waiting) == (Status.PENDING, None)
@@ -242,6 +273,19 @@ def test_a_child_of_any_type_stops_no_other(store: Store, raw: Any, field: str, 
     ENDINGS["completed"](store, first)
     resolve(store)
     assert state(store, sound) == (Status.PENDING, None)
+
+
+def test_a_copy_of_a_series_task_under_any_id_stops_nobody(store: Store, raw: Any) -> None:
+    store.schedules.create(Schedule(name="s", job="j", every=3600.0))
+    copied, first = store.firing.run_now("s").id, parent(store)
+    copy = raw.tasks.find_one({"_id": ObjectId(copied)})
+    raw.tasks.insert_one({**copy, "_id": "again", "rid": "niaga", "status": "failed", "resolve": True})
+    waiting = child(store, first)
+    ENDINGS["completed"](store, first)
+    resolve(store)
+    assert state(store, waiting) == (Status.PENDING, None)
+    assert raw.tasks.count_documents({"resolve": True, "status": "failed"}) == 0
+    assert store.schedules.get("s").live == (copied,)
 
 
 # --- those whom nobody would tell ------------------------------------------------------------------

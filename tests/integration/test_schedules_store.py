@@ -8,6 +8,7 @@ from typing import Any
 
 import pymongo
 import pytest
+from bson import ObjectId
 
 from slotsched import errors
 from slotsched.model import (
@@ -229,11 +230,79 @@ def test_a_task_that_has_not_ended_is_not_booked(store: Store) -> None:
     assert store.schedules.get("s").live == (first,)
 
 
-def test_what_nobody_booked_yet_is_booked_before_the_next_run_is_told(store: Store) -> None:
+def test_the_next_run_is_told_also_of_what_nobody_booked_yet(store: Store) -> None:
     store.schedules.create(hourly())
-    [task] = store.queue.claim([store.firing.run_now("s").id], "t", ME)
-    store.queue.finish(task.id, "t", Outcome(reason=Reason.EXIT, exit_code=0, state=3))
+    finish(store, store.firing.run_now("s").id, state=3)
+    told = store.schedules.memories(["s"])
+    assert told["s"].state == 3
+    assert store.schedules.get("s").memory == SeriesMemory()
+    settle(store)
+    assert store.schedules.get("s").memory == told["s"]
+
+
+def test_what_is_not_booked_yet_is_told_by_the_rules_of_the_books(store: Store) -> None:
+    """Only a success leaves something, without state it keeps the last one, and what ended first counts first."""
+    store.schedules.create(hourly(overlap=Overlap.ALLOW_ALL))
+    ids = [store.firing.run_now("s").id for _ in range(5)]
+    finish(store, ids[0], state="early")
+    run(store, ids[1], Outcome(reason=Reason.EXIT, exit_code=0, state=1))
+    assert store.schedules.memories(["s"])["s"].state == 1
+    finish(store, ids[3], state=2)
+    finish(store, ids[2])
+    finish(store, ids[4], exit_code=1, state="failed")
+    told = store.schedules.memories(["s"])["s"]
+    last = store.tasks.get(ids[2])
+    assert told == SeriesMemory(last_completed_at=last.ended_at, last_started_at=last.started_at, state=2)
+    settle(store)
+    assert store.schedules.get("s").memory == told
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_end_that_is_booked_while_the_next_run_asks_is_not_missed(
+    store: Store, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Its state moves from the task to the schedule in one step, before or after the ended tasks were read."""
+    store.schedules.create(hourly())
+    finish(store, store.firing.run_now("s").id, state=3)
+    series = store.schedules._series
+    find = series._ended
+
+    def slow(*args: Any) -> Any:
+        monkeypatch.setattr(series, "_ended", find)
+        found = find(*args) if when == "after" else None
+        settle(store)
+        return find(*args) if found is None else found
+
+    monkeypatch.setattr(series, "_ended", slow)
     assert store.schedules.memories(["s"])["s"].state == 3
+    assert store.schedules.get("s").live == ()
+
+
+@pytest.mark.parametrize(("field", "value"), [("ended_at", "soon"), ("started_at", "late"), ("ended_at", None)])
+def test_times_of_any_type_in_a_task_break_no_schedule(
+    store: Store, mongo_client: pymongo.MongoClient[Any], database: Any, field: str, value: Any
+) -> None:
+    store.schedules.create(hourly())
+    ran = store.firing.run_now("s").id
+    finish(store, ran, state=3)
+    mongo_client[database.name]["tasks"].update_one({"_id": ObjectId(ran)}, {"$set": {field: value}})
+    told = store.schedules.memories(["s"])["s"]
+    assert told.state == (3 if field == "started_at" else None)
+    settle(store)
+    assert store.schedules.get("s").memory == told
+    assert store.schedules.get("s").counters.completed == 1
+
+
+def finish(store: Store, task_id: str, *, exit_code: int = 0, state: Any = None) -> None:
+    """An end that nobody has booked yet."""
+    store.queue.claim([task_id], f"t-{task_id}", ME)
+    outcome = Outcome(reason=Reason.EXIT, exit_code=exit_code, state=state)
+    assert store.queue.finish(task_id, f"t-{task_id}", outcome) is not None
+
+
+def settle(store: Store) -> None:
+    live = store.schedules.get("s").live
+    assert store.schedules.settle_many(live) == set(live)
 
 
 def test_the_books_of_a_removed_schedule_stop_nobody(store: Store) -> None:
@@ -322,6 +391,16 @@ def test_every_kind_of_declaration(
     follow(store)
     assert getattr(store.schedules.get("backup"), field) == value
     assert store.schedules.get("backup").status == ScheduleStatus.ACTIVE
+
+
+def test_a_schedule_altered_by_hand_so_that_it_cannot_follow_its_file_keeps_no_other_from_it(
+    store: Store, publish: Callable[..., None], schedules_collection: Any
+) -> None:
+    publish(job("1", every=60.0))
+    follow(store)
+    schedules_collection.update_one({"_id": "backup"}, {"$set": {"priority": 1e7}})
+    publish(job("2", every=90.0), job("1", "zzz", every=60.0))
+    assert follow(store) == {"backup": "broken", "zzz": "added"}
 
 
 def test_an_edited_file_changes_its_schedule_and_a_pause_by_hand_survives(

@@ -15,6 +15,8 @@ from slotsched.errors import InvalidRecurrence, UsageError
 from slotsched.model import CatchUp, Overrides, Schedule
 
 T0 = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+FIRST_DAY = dt.datetime(1, 1, 1, tzinfo=dt.UTC)
+LAST_DAY = dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
 
 
 def after(seconds: float) -> dt.datetime:
@@ -137,6 +139,20 @@ def test_whatever_was_missed_no_time_is_early_or_twice_and_the_next_is_later(
         assert len(found.times) <= 1
 
 
+def test_times_that_lead_out_of_the_calendar_are_refused_as_a_rule_is() -> None:
+    beyond = "out of the years 1 to 9999"
+    ancient = replace(every(10), start_at=FIRST_DAY)
+    with pytest.raises(InvalidRecurrence, match=beyond):
+        due_times(ancient, after(10))
+    with pytest.raises(InvalidRecurrence, match=beyond):
+        nominal_after(ancient, T0)
+    jittery = replace(every(10), jitter=86400.0, next_nominal_at=LAST_DAY, name="beyond")
+    with pytest.raises(InvalidRecurrence, match=beyond):
+        due_times(jittery, after(10))
+    with pytest.raises(InvalidRecurrence, match=beyond):
+        fires_at(jittery, LAST_DAY)
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
@@ -150,6 +166,8 @@ def test_whatever_was_missed_no_time_is_early_or_twice_and_the_next_is_later(
         ({"every": 60.0, "overrides": Overrides(slots=0)}, "slots"),
         ({"after": ("s",)}, "cannot follow itself"),
         ({"after": ("a",), "when": "maybe"}, "when"),
+        ({"every": 60.0, "start_at": FIRST_DAY}, "start_at: the year 1 is too far away"),
+        ({"every": 60.0, "end_at": LAST_DAY}, "end_at: the year 9999 is too far away"),
     ],
 )
 def test_what_could_never_be_followed_is_refused(fields: dict[str, Any], said: str) -> None:
