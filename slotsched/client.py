@@ -217,8 +217,11 @@ class Client:
     def enqueue_many(
         self, items: Iterable[Mapping[str, Any]], on_batch: Callable[[int], None] | None = None
     ) -> list[Handle]:
-        """Check all, then store all, in batches; nothing is stored where one is bad (InvalidBatch).
+        """Check all, then store all, in batches; nothing is stored where one is bad (InvalidBatch) or its key is that
+        of a task with other arguments (KeyConflict).
 
+        Each exists once its batch is acknowledged. An outage halfway (StoreUnreachable), or a key that another client
+        takes in that moment, leaves some; with keys all can be sent again, and none is made twice.
         on_batch: called with the number stored so far. See `requests` for the items.
         """
         return self.submit_many(self.requests(items), on_batch)

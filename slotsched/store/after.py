@@ -22,9 +22,11 @@ _DUPLICATE = 11000
 
 
 class _Taken(Exception):
-    """Raised to leave a transaction that a unique index refused. own: by an earlier send of the same documents."""
+    """Raised to leave a transaction that a unique index refused. own: the `_id` that an earlier send of the same
+    documents has put in, None where another task's key is in the way.
+    """
 
-    def __init__(self, *, own: bool) -> None:
+    def __init__(self, own: ObjectId | None) -> None:
         super().__init__()
         self.own = own
 
@@ -50,6 +52,7 @@ class Waiters:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._tasks = connection.collection("tasks")
+        self._certain = connection.certain("tasks")
 
     def refused(self, documents: Sequence[Document]) -> set[ObjectId]:
         """Inserts them all with their marks, or none; the ids that a key held by another task keeps out.
@@ -67,6 +70,15 @@ class Waiters:
 
     def _send(self, documents: Sequence[Document]) -> bool:
         """Whether they are in; not where a key was in the way."""
+        for send in itertools.count(1):
+            try:
+                return self._send_once(documents)
+            except errors.StoreUnreachable:
+                if send == SENDS:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _send_once(self, documents: Sequence[Document]) -> bool:
         parents = list(dict.fromkeys(itertools.chain.from_iterable(document["after"] for document in documents)))
 
         def insert(session: ClientSession) -> None:
@@ -78,17 +90,26 @@ class Waiters:
             # transaction up (transactionLifetimeLimitSeconds, 60 s if nobody changed it).
             poke(self._tasks, parents, session)
 
-        for send in itertools.count(1):
-            try:
-                self._connection.transaction(insert)
-            except errors.StoreUnreachable:
-                if send == SENDS:
-                    raise
-            except _Taken as taken:
-                return taken.own
-            else:
-                return True
-        raise AssertionError("unreachable")
+        try:
+            self._connection.transaction(insert)
+        except _Taken as taken:
+            if taken.own is None:
+                return False
+            self._make_certain(taken.own)
+        return True
+
+    def _make_certain(self, task_id: ObjectId) -> None:
+        """Raises StoreUnreachable unless a majority holds this task, which an earlier send has put in.
+
+        The server does not say so when it refuses to put it in again: a primary that has lost the others meets what
+        goes with it. What a majority read shows stays. Leaving the transaction has waited for a majority as long as
+        the deadline allowed, so where all is well it is shown by now.
+        """
+        with self._connection.guard():
+            found = self._certain.find_one({"_id": task_id}, {"_id": 1})
+        if found is None:
+            uri = self._connection.target.uri
+            raise errors.StoreUnreachable(f"{uri} has this task, but no majority of its set keeps it yet; try again")
 
 
 def _taken(error: driver.BulkWriteError, documents: Sequence[Document]) -> Exception:
@@ -96,5 +117,6 @@ def _taken(error: driver.BulkWriteError, documents: Sequence[Document]) -> Excep
     for problem in error.details.get("writeErrors") or []:
         if problem.get("code") == _DUPLICATE:
             ours = {document["_id"] for document in documents}
-            return _Taken(own=problem.get("keyValue", {}).get("_id") in ours)
+            met = problem.get("keyValue", {}).get("_id")
+            return _Taken(met if met in ours else None)
     return error

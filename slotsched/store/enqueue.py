@@ -1,15 +1,16 @@
 """Putting tasks in: one or many, each exactly once, however often the network makes us say it.
 
 The `_id` is made here, so a document that was sent twice is refused the second time by its own `_id`, and that is
-success. An idempotency key is a unique index: of racing requests one inserts, the others find its task. So is what
-keeps a job from having two tasks with the same arguments.
+success: this refusal, too, is told only once a majority holds what it met. An idempotency key is a unique index: of
+racing requests one inserts, the others find its task. So is what keeps a job from having two tasks with the same
+arguments.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,19 +63,55 @@ class Enqueuer:
     def enqueue_many(
         self, requests: Iterable[TaskRequest], on_batch: Callable[[int], None] | None = None
     ) -> list[Enqueued]:
-        """Inserts in batches; `on_batch` hears how many are in after each.
+        """Inserts in batches; `on_batch` hears how many are in after each. Raises what `enqueue` raises.
 
-        Every request of a batch is checked before any of it is sent. Raises what `enqueue` raises; the batches
-        before stay.
+        All are checked, and their keys looked up, before any is sent: what is refused then leaves nothing. What comes
+        up later leaves what was sent before: an outage, a key that another client takes meanwhile (KeyConflict), a
+        parent that is not there (NotFound). With keys all can be sent again.
         """
+        documents = [new_document(request, self._connection.now()) for request in requests]
+        if not documents:
+            return []
+        indexes.ensure(self._connection)
+        if len(documents) > 1:  # one alone is refused whole anyway
+            self._check_keys(documents)
         done: list[Enqueued] = []
-        documents = (new_document(request, self._connection.now()) for request in requests)
         for batch in _batches(documents):
-            indexes.ensure(self._connection)
             done += self._insert_batch(batch)
             if on_batch is not None:
                 on_batch(len(done))
         return done
+
+    def _check_keys(self, documents: Sequence[Document]) -> None:
+        """Raises KeyConflict where a key is used here, or in the store, for another job or other arguments."""
+        first: dict[str, tuple[int, Document]] = {}
+        conflicts: dict[int, str] = {}
+        for position, document in enumerate(documents, 1):
+            if "key" not in document:
+                continue
+            earlier, like = first.setdefault(document["key"], (position, document))
+            if _differs(like, document):
+                conflicts[position] = _conflict(document["key"], f"line {earlier}")
+        for found in self._holders(list(first)):
+            position, document = first[found["key"]]
+            if not _differs(found, document):
+                continue
+            with self._connection.guard():
+                freed = self._freed(found)
+            if not freed:
+                conflicts[position] = _conflict(found["key"], _shown(found))
+        if conflicts:
+            line = min(conflicts)
+            raise errors.KeyConflict(f"{len(conflicts)} refused, nothing stored; first: line {line}: {conflicts[line]}")
+
+    def _holders(self, keys: Sequence[str]) -> Iterator[Document]:
+        """The tasks that have these keys: what `_freed` and a message need. Index `keys`; 1000 of them at a time."""
+        fields = {"key": 1, "key_hash": 1, "key_until": 1, "job": 1}
+        for start in range(0, len(keys), BATCH_TASKS):
+            wanted = {"key": {"$in": keys[start : start + BATCH_TASKS]}}
+            with self._connection.guard():
+                found = list(self._certain.find(wanted, fields, batch_size=BATCH_TASKS + 1))  # one round trip
+            yield from (document for document in found if isinstance(document["key"], str))
 
     def _insert(self, document: Document) -> Enqueued:
         for _ in range(_KEY_ROUNDS):
@@ -125,11 +162,8 @@ class Enqueuer:
                 return _enqueued(document)
             if self._freed(found):
                 return None
-        if found.get("key_hash") != document["key_hash"]:
-            raise errors.KeyConflict(
-                f"the key {key!r} belongs to {short(str(found['_id']))} {found.get('job')}, "
-                "which has another job or other arguments"
-            )
+        if _differs(found, document):
+            raise errors.KeyConflict(_conflict(key, _shown(found)))
         return Enqueued(id=str(found["_id"]), status=read_status(found), existed=True)
 
     def _same(self, document: Document) -> Enqueued | None:
@@ -174,6 +208,19 @@ class Enqueuer:
             {"$unset": {"key": "", "key_until": "", "key_hash": ""}},
         )
         return self._certain.find_one({"_id": found["_id"], "key": found["key"]}, {"_id": 1}) is None
+
+
+def _differs(found: Document, document: Document) -> bool:
+    """Whether these two of one key have another job or other arguments."""
+    return bool(found.get("key_hash") != document["key_hash"])
+
+
+def _conflict(key: str, holder: str) -> str:
+    return f"the key {key!r} belongs to {holder}, which has another job or other arguments"
+
+
+def _shown(found: Document) -> str:
+    return f"{short(str(found['_id']))} {found.get('job')}"
 
 
 def _over(found: Document) -> list[str]:

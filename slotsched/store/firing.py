@@ -203,10 +203,11 @@ class Firing:
             return 0  # still due; the next pass sees it again
 
     def taken(self, name: str, times: Sequence[dt.datetime]) -> frozenset[dt.datetime]:
-        """Those of the nominal times that have a task already. Index `rounds`."""
+        """Those of the nominal times that have a task already, certainly. Index `rounds`, majority read."""
         wanted = {"schedule": name, "nominal_at": {"$in": list(times)}}
         with self._connection.guard():
-            return frozenset(d["nominal_at"] for d in self._tasks.find(wanted, {"nominal_at": 1}))
+            found = self._connection.certain("tasks").find(wanted, {"nominal_at": 1})
+            return frozenset(document["nominal_at"] for document in found)
 
     def _batch(self, part: Sequence[DueSchedule], taken: frozenset[dt.datetime] = frozenset()) -> Batch:
         """What to write for these; one whose rule or request is at fault becomes broken instead."""

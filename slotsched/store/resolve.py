@@ -62,24 +62,28 @@ class Resolve:
         return self._tell({parent.id: parent.status for parent in ended})
 
     def _tell(self, ended: Mapping[str, Status], *, gone: bool = False) -> int:
+        """Bounded updates while there are many. The last one asks for all, also where none was seen: a primary without
+        its majority shows children as told that the next primary still has waiting, and only a write waits for that.
+        """
         steps = pipelines.resolve(ended, gone=gone)
-        ids = list(ended)
+        wanted: Document = {"status": _WAITING, "after": {"$in": list(ended)}}
         told = 0
-        while ids:
+        while ended:
             with self._connection.guard():
-                waiting = self._tasks.find({"status": _WAITING, "after": {"$in": ids}}, {"_id": 1})
-                children = [child["_id"] for child in waiting.hint("waiters").limit(CHILDREN_PER_UPDATE)]
-            if children:
-                told += self._change(children, steps)
+                found = self._tasks.find(wanted, {"_id": 1}).hint("waiters").limit(CHILDREN_PER_UPDATE)
+                children = [child["_id"] for child in found]
             if len(children) < CHILDREN_PER_UPDATE:
-                break
+                return told + self._change(wanted, children, steps)
+            told += self._change(_waiting(children), children, steps)
         return told
 
-    def _change(self, children: list[Any], steps: Pipeline) -> int:
+    def _change(self, wanted: Document, children: list[Any], steps: Pipeline) -> int:
+        """Those that are `wanted`; one by one where a document at fault would keep the others waiting."""
+        hint = "waiters" if "after" in wanted else None
         try:
             with self._connection.guard():
-                return self._tasks.update_many(_waiting(children), steps).modified_count
-        except errors.InvalidDocument:  # one document at fault must not keep the others waiting
+                return self._tasks.update_many(wanted, steps, hint=hint).modified_count
+        except errors.InvalidDocument:
             return sum(self._change_one(child, steps) for child in children)
 
     def _change_one(self, child: Any, steps: Pipeline) -> int:

@@ -49,6 +49,10 @@ class Tasks(Protocol):
     def get(self, task_id: str, /) -> Task: ...
 
 
+class NeverStarted(NotFound):
+    """Raised when a task has ended without an attempt: it has no log, and none will come."""
+
+
 class LogSource(Protocol):
     """What is needed of the store."""
 
@@ -82,8 +86,8 @@ def read_log(
     """The log's lines, each whole and with its newline, as they become available.
 
     open_archive: gives the log store that a log is in; it is closed after reading. A follower of a task that has not
-    started waits for its start. NotFound where there is no such attempt; ArchiveError where the log store holds the
-    log and cannot be read, and nothing was shipped either.
+    started waits for its start. NotFound where there is no such attempt, NeverStarted where there was none at all;
+    ArchiveError where the log store holds the log and cannot be read, and nothing was shipped either.
     """
     how = reading or Reading()
     session = _Session(store, open_archive, task_id, how)
@@ -207,7 +211,7 @@ class _Session:
                 return attempt
         if number is None:
             if task.status in TERMINAL:
-                raise NotFound(f"task {task.id} has no log: it ended ({task.status}) without having started")
+                raise NeverStarted(f"task {task.id} has no log: it ended ({task.status}) without having started")
             self._say(f"task {task.id} has not started yet ({task.status})")
             return None
         known = ", ".join(str(attempt.number) for attempt in task.attempts) or "none yet"

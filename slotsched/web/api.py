@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -13,6 +11,7 @@ from starlette.responses import Response, StreamingResponse
 
 from slotsched.errors import InvalidBatch, UsageError
 from slotsched.loglines import raw
+from slotsched.views.objects import strict_json
 from slotsched.views.tasks import page
 from slotsched.web.calls import JSON_TYPE, Call
 from slotsched.web.query import FILTERS
@@ -49,7 +48,10 @@ class Api:
         return _answer([task.to_object() for task in found.tasks], headers=headers)
 
     def enqueue(self, call: Call) -> Response:
-        """POST tasks: an object makes one, an array all of them or none. 201 where something is new, 200 otherwise."""
+        """POST tasks: an object makes one, an array one each, none where one is refused. 201 if any is new, else 200.
+
+        An outage halfway, or a key that somebody else takes in that moment, leaves some: see `Client.enqueue_many`.
+        """
         call.query()
         given = call.json()
         if isinstance(given, list):
@@ -126,20 +128,4 @@ def _any_new(handles: Iterable[Handle]) -> bool:
 
 
 def _answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(_as_json(value), status, dict(headers or {}), JSON_TYPE)
-
-
-def _as_json(value: Any) -> str:
-    """Strict JSON: numbers that it lacks, which a damaged document may hold, are null."""
-    try:
-        return json.dumps(value, allow_nan=False, default=str)
-    except ValueError:
-        return json.dumps(_finite(value), allow_nan=False, default=str)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return Response(strict_json(value), status, dict(headers or {}), JSON_TYPE)

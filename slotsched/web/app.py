@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -30,8 +30,13 @@ API = "/api/v1"
 _STATIC = Path(__file__).parent / "static"
 
 
-def create(client: Client, *, local: bool, hosts: Collection[str] = ()) -> Starlette:
-    """The web face on a client. local: only this machine can connect; hosts: names that it is reached by."""
+def create(
+    client: Client, *, local: bool, hosts: Collection[str] = (), is_ending: Callable[[], bool] = lambda: False
+) -> Starlette:
+    """The web face on a client. local: only this machine can connect; hosts: names that it is reached by.
+
+    is_ending: whether the server was told to end; answers that would go on without end look at it.
+    """
     access = Access(lambda: client.store, local=local)
     renderer = Renderer(access)
 
@@ -44,7 +49,7 @@ def create(client: Client, *, local: bool, hosts: Collection[str] = ()) -> Starl
 
     return Starlette(
         routes=[
-            *_page_routes(Pages(client, access, renderer), access, renderer),
+            *_page_routes(Pages(client, access, renderer, is_ending), access, renderer),
             *_api_routes(Api(client), access),
             *_health_routes(client, renderer),
             Mount("/static", StaticFiles(directory=_STATIC)),
@@ -95,14 +100,14 @@ def _api_routes(handlers: Api, access: Access) -> list[BaseRoute]:
 def _health_routes(client: Client, renderer: Renderer) -> list[BaseRoute]:
     """For what looks after processes: no credentials, and nothing told but that all is well."""
 
-    def alive(_: Call) -> Response:
-        return PlainTextResponse("ok\n")
+    async def alive(_: Request) -> Response:
+        return PlainTextResponse("ok\n")  # needs no thread: all of them may be waiting for a store that is away
 
     def ready(_: Call) -> Response:
         client.store.now()  # raises where the store is away, which is told as 503
         return PlainTextResponse("ok\n")
 
-    def route(path: str, handler: Any) -> Route:
-        return Route(path, anyone(handler, renderer.problem), methods=["GET"])
-
-    return [route("/livez", alive), route("/readyz", ready)]
+    return [
+        Route("/livez", alive, methods=["GET"]),
+        Route("/readyz", anyone(ready, renderer.problem), methods=["GET"]),
+    ]

@@ -71,7 +71,8 @@ def api(access: Access, handler: Handler) -> Endpoint:
         caller = access.program(request.headers)
         if request.method not in SAFE_METHODS:
             caller.must_write()
-            _must_be(request, JSON_TYPE)  # no form of another site can send it
+            if request.method == "POST" or _has_body(request):
+                _must_be(request, JSON_TYPE)  # no form of another site can send it, nor any method but POST
         return caller
 
     async def endpoint(request: Request) -> Response:
@@ -106,7 +107,7 @@ def page(access: Access, handler: Handler, show: Callable[[Problem, Caller | Non
 
 
 def anyone(handler: Handler, show: Callable[[Problem, Caller | None], Response]) -> Endpoint:
-    """An endpoint that needs no caller: signing in, health."""
+    """An endpoint that needs no caller: signing in, readiness."""
 
     async def endpoint(request: Request) -> Response:
         try:
@@ -133,6 +134,11 @@ async def _body(request: Request, most: int) -> bytes:
     except ClientDisconnect:
         raise Problem(400, "the body ended early") from None
     return b"".join(pieces)
+
+
+def _has_body(request: Request) -> bool:
+    """What the request says of itself, before anything is read."""
+    return request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
 
 
 def _must_be(request: Request, wanted: str) -> None:

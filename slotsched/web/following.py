@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +17,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from slotsched.model import TERMINAL, Task
-from slotsched.views.log import POLL_SECONDS, Reading, read_log
-from slotsched.web.loglook import MOST_ROWS, Row, rows_of
+from slotsched.views.log import POLL_SECONDS, NeverStarted, Reading, read_log
+from slotsched.web.loglook import Newest, Row, rows_of
 from slotsched.web.problems import Problem, told
 from slotsched.web.rendering import clock
 
@@ -27,33 +26,50 @@ if TYPE_CHECKING:
     from slotsched.client import Client
 
 MOST_FOLLOWERS = 50  # each has a thread of its own
-MOST_ROWS_AT_ONCE = 500
 BEAT_SECONDS = 10.0  # how soon a browser that is gone, or may not look any more, is noticed
 EVENTS_TYPE = "text/event-stream"
 
 
 class Followers:
-    """All who follow at present."""
+    """All who follow at present. is_ending: whether the server was told to end, and waits for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_ending: Callable[[], bool]) -> None:
         self.places = anyio.CapacityLimiter(MOST_FOLLOWERS)
+        self._is_ending = is_ending
 
     def follow(self, client: Client, task_id: str, allowed: Callable[[], bool]) -> Response:
         """The answer to one more. allowed: asked now and then whether it may still look. Raises Problem 503."""
         if self.places.available_tokens < 1:
             raise Problem(503, f"{MOST_FOLLOWERS} logs are being followed here already; reload the page to see more")
-        return _EventStream(self.places, client, task_id, allowed)
+        return _EventStream(self.places, client, task_id, allowed, self._is_ending)
+
+
+def ended() -> Response:
+    """The answer where nothing will follow: a page that thinks otherwise learns it.
+
+    A refusal would not do: a browser takes one as the end of the stream, for good and without a word to the page.
+    """
+    return Response(_event("end", {}), media_type=EVENTS_TYPE)
 
 
 class _Left(Exception):
     """Raised in a follower's thread once nobody may look any more."""
 
 
+class _Ending(Exception):
+    """Raised in a follower's thread once the server was told to end."""
+
+
 class _EventStream(Response):
     media_type = EVENTS_TYPE
 
     def __init__(
-        self, places: anyio.CapacityLimiter, client: Client, task_id: str, allowed: Callable[[], bool]
+        self,
+        places: anyio.CapacityLimiter,
+        client: Client,
+        task_id: str,
+        allowed: Callable[[], bool],
+        is_ending: Callable[[], bool],
     ) -> None:
         self.status_code = 200
         self.background = None
@@ -62,6 +78,7 @@ class _EventStream(Response):
         self._client = client
         self._task_id = task_id
         self._allowed = allowed
+        self._is_ending = is_ending
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope
@@ -89,7 +106,7 @@ class _EventStream(Response):
     def _follow(self, write: Callable[[str], None]) -> None:
         """On a thread: from the log to events. What goes wrong is told as one, since the answer has begun."""
         client = self._client
-        feed, pulse = _Feed(write), _Pulse(write, self._allowed)
+        feed, pulse = _Feed(write), _Pulse(write, self._allowed, self._is_ending)
 
         def caught_up(seconds: float) -> None:
             feed.flush()
@@ -106,23 +123,30 @@ class _EventStream(Response):
             while _goes_on(before, client.get(self._task_id)):
                 caught_up(POLL_SECONDS)
             write(_event("end", {}))
-        except _Left:
+        except (_Left, NeverStarted):
             write(_event("end", {}))
+        except _Ending:
+            pass  # without an event: the browser connects again by itself, and the page goes on with the next server
         except Exception as error:  # noqa: BLE001 - every error is an answer
             write(_event("trouble", {"detail": told(error).detail}))
 
 
 class _Pulse:
-    """Ends a follower's thread once its browser is gone, or may not look any more."""
+    """Ends a follower's thread once its browser is gone or may not look any more, or the server is to end."""
 
-    def __init__(self, write: Callable[[str], None], allowed: Callable[[], bool]) -> None:
+    def __init__(
+        self, write: Callable[[str], None], allowed: Callable[[], bool], is_ending: Callable[[], bool]
+    ) -> None:
         self._write = write
         self._allowed = allowed
+        self._is_ending = is_ending
         self._next = time.monotonic() + BEAT_SECONDS
 
     def check(self) -> None:
-        """Raises _Left, or the cancellation of the answer."""
+        """Raises _Left, _Ending, or the cancellation of the answer."""
         from_thread.check_cancelled()
+        if self._is_ending():
+            raise _Ending
         if time.monotonic() < self._next:
             return
         if not self._allowed():
@@ -143,20 +167,20 @@ class _Feed:
         self._write = write
         self._number = 0
         self._begun = False
-        self._waiting: deque[tuple[int, bytes]] = deque(maxlen=MOST_ROWS)
+        self._waiting = Newest()
 
     def add(self, line: bytes) -> None:
-        self._number += 1
-        self._waiting.append((self._number, line))
-        if self._begun and len(self._waiting) >= MOST_ROWS_AT_ONCE:
+        if self._begun and not self._waiting.fits(line):  # nothing that adds to the first rows may be left out
             self.flush()
+        self._number += 1
+        self._waiting.add(self._number, line)
 
     def flush(self) -> None:
-        if self._begun and not self._waiting:
+        if self._begun and not self._waiting.lines:
             return
-        self._write(_event("more" if self._begun else "all", _shown(rows_of(self._waiting))))
+        self._write(_event("more" if self._begun else "all", _shown(rows_of(self._waiting.lines))))
         self._begun = True
-        self._waiting.clear()
+        self._waiting = Newest()
 
 
 def _shown(rows: Iterable[Row]) -> list[list[Any]]:

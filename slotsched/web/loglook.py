@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from slotsched.loglines import Filter, Line, body, level_name, parse, plain
 
 MOST_ROWS = 2_000  # a page with 145,000 takes a browser five seconds
+MOST_BYTES = 2 << 20  # of the stored lines behind them together: a page of rows costs several times that in memory
 MOST_CHARACTERS = 64 << 10  # of one row: pieces of a long line are joined up to here
 SEARCH_SECONDS = 5.0  # of a whole log
 
@@ -23,6 +24,31 @@ class Row:
     level: str
     stream: str
     text: str
+
+
+class Newest:
+    """The newest of many lines, with their numbers, as many as a page may hold: at least one, whatever its size.
+
+    left_out: older ones made room.
+    """
+
+    def __init__(self) -> None:
+        self.lines: deque[tuple[int, bytes]] = deque()
+        self.left_out = False
+        self._bytes = 0
+
+    def fits(self, line: bytes) -> bool:
+        """Whether there is room for one more."""
+        return len(self.lines) < MOST_ROWS and self._bytes + len(line) <= MOST_BYTES
+
+    def add(self, number: int, line: bytes) -> None:
+        """One more; the oldest make room where there is none."""
+        while self.lines and not self.fits(line):
+            _, oldest = self.lines.popleft()
+            self._bytes -= len(oldest)
+            self.left_out = True
+        self.lines.append((number, line))
+        self._bytes += len(line)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +71,7 @@ def look(
 
     wanted: only lines that it accepts; looking for them ends after SEARCH_SECONDS.
     """
-    kept: deque[tuple[int, bytes]] = deque(maxlen=MOST_ROWS + 1)
+    kept = Newest()
     stopped_at = None
     end = clock() + SEARCH_SECONDS
     for number, line in enumerate(lines, 1):
@@ -57,10 +83,8 @@ def look(
                 break
             if not wanted.accepts(parse(line)):
                 continue
-        kept.append((number, line))
-    earlier = len(kept) > MOST_ROWS
-    shown = list(kept)[-MOST_ROWS:]
-    return Look(rows=rows_of(shown), earlier=earlier, stopped_at=stopped_at)
+        kept.add(number, line)
+    return Look(rows=rows_of(kept.lines), earlier=kept.left_out, stopped_at=stopped_at)
 
 
 def rows_of(numbered: Iterable[tuple[int, bytes]]) -> list[Row]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
-from slotsched.errors import ArchiveError, NotFound, Refused
+from slotsched.errors import ArchiveError, InvalidSettings, NotFound
 from slotsched.loglines import raw
 from slotsched.model import OPEN, TERMINAL, Reason, Status, Task
 from slotsched.store.tokens import SESSION_SECONDS
@@ -18,7 +18,7 @@ from slotsched.views.text import short
 from slotsched.views.words import progress_words, ran, waited, why_words
 from slotsched.web.access import COOKIE, Access
 from slotsched.web.calls import Call
-from slotsched.web.following import Followers
+from slotsched.web.following import Followers, ended
 from slotsched.web.loglook import Look, look
 from slotsched.web.query import FILTERS, LOG_CHOICES, Words
 from slotsched.web.reading import chosen, in_pieces, open_log
@@ -33,13 +33,13 @@ MOST_LINES = 10**12
 
 
 class Pages:
-    """The handlers of the pages, one per route."""
+    """The handlers of the pages, one per route. is_ending: whether the server was told to end."""
 
-    def __init__(self, client: Client, access: Access, renderer: Renderer) -> None:
+    def __init__(self, client: Client, access: Access, renderer: Renderer, is_ending: Callable[[], bool]) -> None:
         self._client = client
         self._access = access
         self._renderer = renderer
-        self._followers = Followers()
+        self._followers = Followers(is_ending)
 
     # --- looking ----------------------------------------------------------------------------------
     def home(self, call: Call) -> Response:
@@ -115,18 +115,18 @@ class Pages:
         try:
             log = open_log(self._client, task.id, words)
             found = look(log.lines, wanted, before=before)
-        except (NotFound, ArchiveError) as error:
+        except (NotFound, ArchiveError, InvalidSettings) as error:  # settings of ours: the query was read before
             return Look(), [str(error)]
         if found.stopped_at is not None:
             log.notes.append(f"the search took too long and ended at line {found.stopped_at}; make the pattern simpler")
         return found, log.notes
 
     def log_events(self, call: Call) -> Response:
-        """What a running attempt logs, as it comes."""
+        """What a running attempt logs, as it comes; of a task that has ended, its end."""
         call.query()
         task = self._client.get(self._client.resolve(call.path["task"]))
         if task.status in TERMINAL:
-            raise Refused(f"{short(task.id)} has ended; its log is on its page")
+            return ended()
         cookie = call.caller.session
         return self._followers.follow(self._client, task.id, lambda: self._access.person(cookie) is not None)
 

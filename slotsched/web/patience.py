@@ -1,4 +1,4 @@
-"""How long a connection may say nothing: uvicorn limits how many there are, and not how long one takes to begin."""
+"""How long a connection may say nothing, or take nothing: uvicorn limits how many there are, and not for how long."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 IDLE_SECONDS = 10.0
+TAKE_SECONDS = 2.0  # once the server is to end: a laptop that sleeps takes nothing, and is not waited for
 
 
 class Impatient(H11Protocol):
     """Closes a connection on which no request has begun, or come to its end, between two looks.
 
-    Otherwise whoever opens as many as there may be, and sends nothing on them, keeps everybody else out.
+    Otherwise whoever opens as many as there may be, and sends nothing on them, keeps everybody else out. Once the
+    server is to end, connections on which nothing of an answer is taken are broken.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -24,6 +26,14 @@ class Impatient(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._look.cancel()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self.loop.call_later(TAKE_SECONDS, self._break, self.transport.get_write_buffer_size())
+
+    def _break(self, untaken: int) -> None:
+        if 0 < untaken == self.transport.get_write_buffer_size():
+            self.transport.abort()
 
     def _check(self) -> None:
         request: Any = self.cycle  # None before the first one

@@ -47,7 +47,12 @@ def serve(settings: Settings) -> int:
             )
         if beyond:
             log.warning("tokens and logs travel in clear here; put a proxy with TLS in front", listening=url)
-        app = create(client, local=local, hosts={socket.gethostname(), *settings.web_hosts})
+        app = create(
+            client,
+            local=local,
+            hosts={socket.gethostname(), *settings.web_hosts},
+            is_ending=lambda: server.should_exit,  # set at a signal
+        )
         server = uvicorn.Server(
             uvicorn.Config(
                 app,

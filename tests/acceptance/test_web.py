@@ -8,10 +8,12 @@ import re
 import signal
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+import bson
 import pytest
 from cli_user import CLI_JOBS, User
 from fleet import until
@@ -22,6 +24,8 @@ from slotsched import contract
 
 LATER = {"job": "resize", "args": {"folder": "/pics"}, "in": "1h"}
 PROBLEM = "application/problem+json"
+THREADS = 40  # that handlers run on
+QUICK_SECONDS = 1.5  # for an answer that waits for nothing, on a busy machine
 
 
 @dataclass
@@ -375,6 +379,18 @@ def test_what_ended_is_removed_and_gone(office: Office) -> None:
         assert "no task" in office.refusal(method, f"/tasks/{task}{target}", status=404)
 
 
+def test_a_removal_has_no_body_and_needs_no_type_of_one(office: Office) -> None:
+    task = office.enqueue(**LATER)
+    office.call("POST", f"/tasks/{task}/cancel")
+    head = f"DELETE /api/v1/tasks/{task} HTTP/1.1\r\nHost: {office.web.host}\r\nAuthorization: Bearer {office.ann}\r\n"
+    text = f"{head}Connection: close\r\nContent-Type: text/plain\r\n"
+    assert office.web.raw(f"{text}Content-Length: 2\r\n\r\n{{}}".encode()) == 415
+    assert office.web.raw(f"{text}Transfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n".encode()) == 415
+    assert office.web.raw(f"{head}Connection: close\r\n\r\n".encode()) == 204
+    again = office.web.send("DELETE", f"/api/v1/tasks/{task}", {"Authorization": f"Bearer {office.ann}"})
+    assert "no task" in told(again, 404)
+
+
 # --- who gets in ------------------------------------------------------------------------------------
 def test_who_may_look_changes_nothing(office: Office, talk: str) -> None:
     waiting = office.enqueue(**LATER)
@@ -491,6 +507,19 @@ def test_a_log_is_saved_as_printed_and_as_stored(office: Office, ann: dict[str, 
     assert packed.headers["content-disposition"] == f'attachment; filename="{talk}.ndjson.gz"'
 
 
+def test_a_log_store_that_cannot_be_used_is_told_where_the_log_would_be(
+    office: Office, ann: dict[str, str], mongo_client: Any
+) -> None:
+    task = office.enqueue(job="slow", args={"steps": 1}, wait=True)
+    until(lambda: office.call("GET", f"/tasks/{task}")["attempts"][0]["log"]["uploaded"], what="the upload")
+    tasks = mongo_client[office.user.fleet.settings["database"]].tasks
+    tasks.update_one({"_id": bson.ObjectId(task)}, {"$set": {"attempts.0.log.store": "ftp://elsewhere/logs"}})
+    page = office.web.get(f"/tasks/{task}", ann)
+    assert (page.status, "completed" in page.text) == (200, True)
+    assert re.search(r'<p class="note">log_store .*ftp://elsewhere/logs.*neither s3://', page.text)
+    assert office.web.get(f"/tasks/{task}?level=loud", ann).status == 400, "what was asked for is still told as such"
+
+
 def test_a_task_is_canceled_run_again_and_removed_from_its_page(office: Office, ann: dict[str, str]) -> None:
     task = office.enqueue(job="talk", **{"in": "1h"})
     page = office.web.get(f"/tasks/{task}", ann)
@@ -549,6 +578,27 @@ def test_it_is_not_ready_while_the_store_is_away_and_ready_again_after(make_flee
         proxy.heal()
         until(lambda: web.get("/readyz").status == 200, what="it to be ready again")
         assert web.call("GET", "/tasks").status == 200
+        assert web.stop() == 0
+
+
+def test_it_is_alive_while_all_its_threads_wait_for_a_store_that_is_away(make_fleet: Any, mongod: Any) -> None:
+    with (
+        Proxy(mongod.port) as proxy,
+        make_fleet(jobs=CLI_JOBS) as fleet,
+        serving(fleet, mongodb_uri=proxy.uri, store_timeout="3s") as web,
+        ThreadPoolExecutor(THREADS + 5) as pool,
+    ):
+        assert web.get("/livez").status == 200
+        proxy.blackhole()
+        waiting = [pool.submit(web.get, "/readyz") for _ in range(THREADS + 5)]
+        answers = [web.get("/livez")]
+        while not all(one.done() for one in waiting):
+            answers.append(web.get("/livez"))
+        assert {one.result().status for one in waiting} == {503}
+        assert min(one.result().seconds for one in waiting) > QUICK_SECONDS, "nothing was waited for"
+        assert {answer.status for answer in answers} == {200}
+        assert max(answer.seconds for answer in answers) < QUICK_SECONDS
+        proxy.heal()
         assert web.stop() == 0
 
 

@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 from cli_user import User
 from fleet import until
-from web_user import Web, staffed
+from web_user import Web, serving, staffed
 
+from slotsched import contract
 from slotsched.web.following import BEAT_SECONDS, MOST_FOLLOWERS
+
+ENDING_SECONDS = 5.0  # for a server that nobody keeps from ending, on a busy machine
 
 
 @dataclass
@@ -121,8 +124,32 @@ def test_those_who_leave_make_room_for_others(office: Office) -> None:
     office.web.call("POST", f"/tasks/{task}/kill", office.token)
 
 
-def test_what_has_ended_is_not_followed(office: Office) -> None:
+def test_the_stream_of_what_has_ended_is_its_end(office: Office) -> None:
+    """A browser takes a refusal as the end of the stream for good, and its page would go on saying "running"."""
     task = office.running(steps=1)
     office.user.fleet.ended(task)
-    answer = office.web.get(f"/tasks/{task}/log.events", {"Cookie": office.web.sign_in(office.token)})
-    assert (answer.status, "has ended" in answer.text) == (409, True)
+    with following(office, task) as events:
+        assert events.next() == ("end", {})
+        assert events.response.read().strip() == b""
+
+
+def test_what_is_canceled_before_it_started_has_ended(office: Office) -> None:
+    made = office.web.call("POST", "/tasks", office.token, {"job": "slow", "in": "1h"})
+    with following(office, made.json["id"]) as events:
+        assert events.next() == ("all", [])
+        office.web.call("POST", f"/tasks/{made.json['id']}/cancel", office.token)
+        assert events.next() == ("end", {})
+
+
+def test_a_server_that_is_told_to_end_lets_its_followers_go(office: Office) -> None:
+    """Without the event `end`, at which a page would be loaded again from a server that is gone."""
+    task = office.running("deaf")
+    with serving(office.user.fleet, name="second") as web:
+        with following(Office(office.user, web, office.token), task) as events:
+            assert events.next()[0] == "all"
+            web.process.terminate()
+            assert web.process.wait(ENDING_SECONDS) == 0
+            assert b"event: end" not in events.response.read()
+        assert [line for line in web.log() if line["level"] >= contract.LEVEL_ERROR] == []
+        assert web.log()[-1]["msg"] == "ended"
+    office.web.call("POST", f"/tasks/{task}/kill", office.token)

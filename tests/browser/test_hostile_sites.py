@@ -89,6 +89,9 @@ READ = """async (target) => {
   return told;
 }"""
 
+REMOVE = """([target, mode]) => fetch(target, {method: "DELETE", credentials: "include", mode})
+  .then((answer) => String(answer.status), (error) => `refused: ${error.name}`)"""
+
 
 @dataclass
 class Site:
@@ -294,6 +297,22 @@ def test_a_page_of_another_origin_reads_nothing(page: Page, victim: Victim, site
             assert not read, f"{host} {path}: {told}"
             assert SECRET not in framed(page)
     assert victim.tasks() == before
+
+
+def test_a_page_of_another_origin_removes_nothing(page: Page, victim: Victim, site: Site) -> None:
+    """A removal has no body, hence no type that a browser would have to ask for; it asks for the method itself."""
+    task = victim.later()
+    victim.fleet.client.cancel(task)
+    before = victim.tasks()
+    target = f"{victim.web.origin}/api/v1/tasks/{task}"
+    for host in HOSTS:
+        page.goto(f"{site.url(host)}/lure")
+        for mode in ("cors", "no-cors"):
+            told = page.evaluate(REMOVE, [target, mode])
+            assert told == "refused: TypeError", f"{host} {mode}"
+    assert victim.tasks() == before
+    page.goto(f"{victim.web.url}tasks")
+    assert page.evaluate(REMOVE, [target, "same-origin"]) == ("204" if victim.token is None else "401")
 
 
 def test_a_window_that_another_origin_opens_is_out_of_its_reach(page: Page, victim: Victim, site: Site) -> None:

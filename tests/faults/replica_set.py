@@ -266,6 +266,10 @@ class ReplicaSet:
     def secondaries(self) -> list[Member]:
         return [member for member in self.members if (hello := member.hello()) is not None and hello.get("secondary")]
 
+    def others(self, than: Member) -> list[Member]:
+        """All but one, whatever they are at the moment."""
+        return [member for member in self.members if member is not than]
+
     def wait_for_primary(self, *, other_than: Member | None = None, seconds: float = 30.0) -> Member:
         deadline = time.monotonic() + seconds
         while True:
@@ -286,6 +290,31 @@ class ReplicaSet:
         for member in self.members:
             member.wait_ready(seconds)
         return primary
+
+    def elect(self, member: Member, seconds: float = 30.0) -> None:
+        """It becomes primary as soon as the others vote for it, whatever the election time."""
+        deadline = time.monotonic() + seconds
+        while (refused := member.refusal({"replSetStepUp": 1})) is not None:  # somebody is still starting
+            assert time.monotonic() < deadline, f"{member} is not elected: {refused}"
+            time.sleep(0.1)
+
+    @contextlib.contextmanager
+    def patient(self, seconds: float = 30.0) -> Iterator[None]:
+        """A primary that has lost the others goes on as one for so long, and they wait so long. Whole at the end."""
+        self._miss_primary_after(seconds)
+        try:
+            yield
+        finally:
+            self.heal()
+            self._miss_primary_after(self.election_seconds)
+
+    def _miss_primary_after(self, seconds: float) -> None:
+        primary = self.primary()
+        config = primary.client.admin.command("replSetGetConfig")["config"]
+        config["settings"]["electionTimeoutMillis"] = int(seconds * 1000)
+        config["version"] += 1
+        refused = primary.refusal({"replSetReconfig": config})
+        assert refused is None, refused
 
     @contextlib.contextmanager
     def frozen(self, *members: Member) -> Iterator[None]:

@@ -54,9 +54,11 @@ def test_a_form_from_any_other_page_is_not_carried_out(attacked: Office, figure:
         headers = {name: filled(value, attacked.web) for name, value in said.items()}
         for action in ("cancel", "kill", "retry", "remove"):
             answers[f"{what} {action}"] = attacked.web.form(f"/tasks/{task}/{action}", {"form_key": key}, headers)
-        as_json = {"Content-Type": JSON} | {name: value for name, value in headers.items() if value}
+        bare = {name: value for name, value in headers.items() if value}
+        as_json = {"Content-Type": JSON} | bare
         for method, path in (("POST", f"/{task}/cancel"), ("POST", f"/{task}/kill"), ("DELETE", f"/{task}")):
             answers[f"{what} API {method} {path}"] = attacked.web.send(method, f"/api/v1/tasks{path}", as_json)
+        answers[f"{what} API DELETE without a type"] = attacked.web.send("DELETE", f"/api/v1/tasks/{task}", bare)
         answers[f"{what} API"] = attacked.web.send("POST", "/api/v1/tasks", as_json, '{"job":"lines"}')
         answers[f"{what} sign-in"] = attacked.web.form("/sign-in", {"token": "x"}, headers)
     assert not not_refused(answers, 403)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slotsched.loglines import Filter, compile_pattern
-from slotsched.web.loglook import MOST_CHARACTERS, MOST_ROWS, SEARCH_SECONDS, Look, look
+from slotsched.web.loglook import MOST_BYTES, MOST_CHARACTERS, MOST_ROWS, SEARCH_SECONDS, Look, look
 
 MS = 1_772_582_945_000
 
@@ -77,6 +77,24 @@ def test_going_back_page_by_page_shows_every_line_once() -> None:
             break
         found = look(numbered(count), before=found.rows[0].number)
     assert seen == list(range(1, count + 1))
+
+
+def test_the_rows_of_a_page_are_bounded_together_and_the_pages_hold_every_line_once() -> None:
+    """2,000 rows of 64 Ki characters would be 128 MiB, and several times that while a page is made of them."""
+    log = [line("x" * (MOST_CHARACTERS - number)) for number in range(200)]
+    assert sum(map(len, log)) > 5 * MOST_BYTES
+    pages = [look(log)]
+    while pages[-1].earlier:
+        pages.append(look(log, before=pages[-1].rows[0].number))
+    assert max(sum(map(len, texts(page))) for page in pages) <= MOST_BYTES
+    assert [number for page in reversed(pages) for number in numbers(page)] == list(range(1, len(log) + 1))
+
+
+def test_a_line_that_is_larger_than_a_page_may_be_is_shown_alone() -> None:
+    large = line("x", n="y" * MOST_BYTES)
+    found = look([line("a"), large, line("b")], before=3)
+    assert (numbers(found), found.earlier) == ([2], True)
+    assert numbers(look([line("a"), large, line("b")])) == [3]
 
 
 @pytest.mark.parametrize(("before", "last"), [(1, None), (2, 1), (5, 4), (6, 5), (10**12, 5)])
