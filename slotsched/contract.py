@@ -31,7 +31,7 @@ ENV_INSTANCE = "SLOTSCHED_TASK_INSTANCE"  # the instance's name
 ENV_LAST_COMPLETED_AT = "SLOTSCHED_TASK_LAST_COMPLETED_AT"  # empty outside a series
 ENV_LAST_STARTED_AT = "SLOTSCHED_TASK_LAST_STARTED_AT"  # empty outside a series
 ENV_ARGS = "SLOTSCHED_TASK_ARGS"  # path: JSON object
-ENV_PROGRESS = "SLOTSCHED_TASK_PROGRESS"  # path: "FRACTION MESSAGE", last line counts
+ENV_PROGRESS = "SLOTSCHED_TASK_PROGRESS"  # path: "FRACTION MESSAGE" or "? MESSAGE", last line counts
 ENV_RESULT = "SLOTSCHED_TASK_RESULT"  # path: JSON
 ENV_STATE = "SLOTSCHED_TASK_STATE"  # path: JSON, what the series' last completed run saved
 ENV_STATE_OUT = "SLOTSCHED_TASK_STATE_OUT"  # path: JSON, kept only if this run completes
@@ -39,6 +39,7 @@ ENV_TYPES = "SLOTSCHED_TASK_TYPES"  # arguments that JSON has no type for: "fold
 ENV_LOG_FD = "SLOTSCHED_TASK_LOG_FD"  # descriptor of the log pipe; stderr when absent
 ENV_RESOURCE_PREFIX = "SLOTSCHED_TASK_RESOURCE_"  # + NAME: indices of the units held, "0,2"
 ENV_TRACEPARENT = "TRACEPARENT"
+PROGRESS_UNKNOWN = "?"  # instead of a fraction, so that a message may begin with a number
 ARG_PREFIX = "ARG_"
 PASSED_ENVIRONMENT = ("HOME", "PATH", "LANG", "TZ")
 

@@ -76,7 +76,7 @@ def build(
     if types:
         env[contract.ENV_TYPES] = types
     argv = _argv(job, env, python=python, environ=environ)
-    workdir = None if job.facts.workdir is None else str(Path(job.facts.workdir).expanduser())
+    workdir = None if job.facts.workdir is None else str(_expanded(job.facts.workdir))
     return Command(argv=argv, env=env, cwd=workdir)
 
 
@@ -113,11 +113,19 @@ def _interpreter(given: str, script: Path, search: str | None) -> str:
     if "/" not in given:
         found = shutil.which(given, path=search)
     else:
-        place = script.parent / Path(given).expanduser()
+        place = script.parent / _expanded(given)
         found = str(place) if os.access(place, os.X_OK) else None
     if found is None:
         raise InvalidJob(f"{script}:1: there is no Python interpreter at {given}")
     return found
+
+
+def _expanded(text: str) -> Path:
+    """The path with its `~` or `~user` resolved. Raises InvalidJob where that is nobody's home."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise InvalidJob(f"nobody knows the home folder that {text.partition('/')[0]} stands for in {text}") from None
 
 
 def _find_uv(search: str | None) -> str | None:
@@ -213,8 +221,10 @@ def read_progress(io: Path) -> Progress | None:
 
 
 def parse_progress(line: str) -> Progress:
-    """`0.38 12.png`, `38% 12.png`, or only a message."""
+    """`0.38 12.png`, `38% 12.png`, `? 12.png`, or only a message that begins with none of these."""
     word, _, rest = line.partition(" ")
+    if word == contract.PROGRESS_UNKNOWN:
+        return Progress(message=rest.strip()[:MAX_MESSAGE_CHARACTERS])
     try:
         fraction = float(word[:-1]) / 100 if word.endswith("%") else float(word)
     except ValueError:

@@ -23,7 +23,7 @@ _UNSET = object()
 _LINE_BYTES = 64 * 1024  # a longer line would not be taken as a log record
 _KEPT_CHARACTERS = 4000  # of each text of a record that is too long
 _PROGRESS_FILE_BYTES = 64 * 1024
-_RESERVED = frozenset({"level", "time", "msg", "stream", "part", "eol", "bytes"})
+_RESERVED = frozenset({"level", "time", "msg", "stream", "part", "eol", "bytes", "truncated"})
 
 
 class Cancel(SystemExit):
@@ -118,8 +118,8 @@ class Task:
         if path is None:
             return
         text = " ".join(str(message).split())[:500]
-        shown = f"{min(1.0, max(0.0, fraction)):.4f} {text}" if fraction is not None else text
-        line = f"{shown}\n".encode("utf-8", "replace")
+        word = contract.PROGRESS_UNKNOWN if fraction is None else f"{min(1.0, max(0.0, fraction)):.4f}"
+        line = f"{word} {text}\n".encode("utf-8", "replace")
         if line != self._progress_line:
             self._progress_line = line
             self._append_progress(path, line)

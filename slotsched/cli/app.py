@@ -35,6 +35,7 @@ def run(args: Sequence[str]) -> int:
         return code or _flush()
     finally:
         session.close()
+        _forget_what_was_not_heard()
 
 
 def _invoke(root: TyperGroup, args: list[str], session: Session) -> int:
@@ -90,8 +91,18 @@ def _lost_answer(error: OSError) -> int:
     return contract.EXIT_FAILED
 
 
+def _forget_what_was_not_heard() -> None:
+    """What could not be said on stderr, whose terminal may be gone, must not change the exit code."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
 def open_closed_streams() -> None:
-    """`>&-` leaves no stream at all: then what is written goes nowhere."""
+    """`<&-` and `>&-` leave no stream at all: then nothing is to be read, and what is written goes nowhere."""
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115 - as below
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for as long as the process lives
     if sys.stderr is None:

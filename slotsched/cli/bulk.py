@@ -1,4 +1,4 @@
-"""`enqueue --from-jsonl`: many tasks, all or nothing, with a bar on a terminal."""
+"""`enqueue --from-jsonl`: many tasks, none where a line is refused, with a bar on a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from slotsched import contract
-from slotsched.cli.options import duration
 from slotsched.cli.render import Output, is_terminal, put, put_lines, say
 from slotsched.cli.session import Session
 from slotsched.errors import InvalidBatch, UsageError
@@ -34,13 +33,13 @@ def enqueue_lines(
     options: Mapping[str, Any],
     *,
     wait: bool,
-    timeout: str | None,
+    timeout: float | None,
     dry_run: bool,
     output: Output,
 ) -> None:
     """Enqueue a line each, or report every line that is wrong and enqueue none.
 
-    args: given to every task, under the line's own. options: of `enqueue`, under the line's own.
+    args: given to every task, under the line's own. options: of `enqueue`, under the line's own. timeout: seconds.
     """
     requests = _checked(session, source, job, args, options)
     if not requests:
@@ -56,7 +55,7 @@ def enqueue_lines(
         from slotsched.cli.tasks import wait_for
 
         ids = list(dict.fromkeys(handle.id for handle in handles))
-        raise typer.Exit(wait_for(session, ids, duration("--timeout", timeout)))
+        raise typer.Exit(wait_for(session, ids, timeout, sys.stderr))
 
 
 def _checked(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typer._click.core import Context, Parameter
     from typer.core import _TyperParameter
 
+LARGEST_COUNT = 2**31 - 1  # nothing that is counted here goes further, nor does the store
 _WANTED = {int: "a whole number", float: "a number"}
 
 
@@ -42,6 +43,8 @@ class PlainParam(RuntimeParam):
             least = self.parameter_info.min
             if least is not None and number < least:
                 raise ValueError(f"{value} is less than {least:g}")
+            if kind is int and number > LARGEST_COUNT:
+                raise ValueError(f"{value} is more than {LARGEST_COUNT}")
             return number
         return kind(value)
 

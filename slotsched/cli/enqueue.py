@@ -73,7 +73,7 @@ def enqueue(
     first: when one is bad, all bad ones are listed and nothing is stored.
     """
     session = Session.of(context)
-    due = when("--at", at)
+    due, patience = when("--at", at), duration("--timeout", timeout)
     options = {
         "at": due,
         "in_": delay,
@@ -96,7 +96,7 @@ def enqueue(
         common = {name: value for name, value in options.items() if value not in (None, (), [])}
         given = _given(session, job, words, args) if job else {}
         enqueue_lines(
-            session, lines, job, given, common, wait=wait or follow, timeout=timeout, dry_run=dry_run, output=output
+            session, lines, job, given, common, wait=wait or follow, timeout=patience, dry_run=dry_run, output=output
         )
         return
     assert job is not None
@@ -111,7 +111,7 @@ def enqueue(
     session.remember(handle.id)
     _show_handle(session, handle, found, request, output, waits=wait or follow)
     if wait or follow:
-        raise typer.Exit(_see_through(session, handle, duration("--timeout", timeout), output, follow=follow))
+        raise typer.Exit(_see_through(session, handle, patience, output, follow=follow))
 
 
 def _check_combination(
@@ -163,7 +163,7 @@ def read_args(text: str) -> dict[str, Any]:
             text = Path(text[1:]).read_text(encoding="utf-8")
         found = json.loads(text)
     except OSError as error:
-        raise UsageError(f"--args: cannot read {text[1:]}: {error.strerror}") from None
+        raise UsageError(f"--args: cannot read {text[1:] or 'standard input'}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UsageError("--args: not UTF-8") from None
     except (ValueError, RecursionError) as error:

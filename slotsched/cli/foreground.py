@@ -64,15 +64,26 @@ def run(
     found = session.client.folder.fresh(job)
     given = (read_args(args) if args is not None else {}) | read_words(found.parameters, words or ())
     checked = check_arguments(found.name, found.parameters, given)
-    wanted = duration("--max-time", max_time)
+    limit = _limit(max_time, found.facts.max_time)
+    with _deferred_signals() as asked, tempfile.TemporaryDirectory(prefix="slotsched-run-") as folder:
+        raise typer.Exit(_run_in(Path(folder), found, checked, limit, session.settings, asked))
+
+
+def _limit(text: str | None, default: float) -> float:
+    """Seconds of `--max-time`, no more than a job file may say. Raises UsageError."""
+    from slotsched.catalog.facts import MAX_TIME_SECONDS
+
+    wanted = duration("--max-time", text)
+    if wanted is None:
+        return default
     if wanted == 0:
         raise UsageError("--max-time: must be more than 0; no task runs without limit")
-    limit = wanted or found.facts.max_time
-    with tempfile.TemporaryDirectory(prefix="slotsched-run-") as folder:
-        raise typer.Exit(_run_in(Path(folder), found, checked, limit, session.settings))
+    if wanted > MAX_TIME_SECONDS:
+        raise UsageError(f"--max-time: {text} is more than {MAX_TIME_SECONDS / 86400:g} days")
+    return wanted
 
 
-def _run_in(io: Path, job: Job, args: Mapping[str, Any], limit: float, settings: Settings) -> int:
+def _run_in(io: Path, job: Job, args: Mapping[str, Any], limit: float, settings: Settings, asked: _Asked) -> int:
     from slotsched import execution
 
     execution.write_io(io, execution.with_defaults(job, args), None)
@@ -85,8 +96,7 @@ def _run_in(io: Path, job: Job, args: Mapping[str, Any], limit: float, settings:
         pass_env=settings.pass_env,
     )
     begun = time.monotonic()
-    with _deferred_signals() as asked:
-        ending = _supervise(command, io, limit, job.facts.grace, asked)
+    ending = _supervise(command, io, limit, job.facts.grace, asked)
     result, problem = execution.read_result(io)
     if problem is not None:
         say(problem, color="yellow")
@@ -131,9 +141,12 @@ class _Asked:
 
 @contextlib.contextmanager
 def _deferred_signals() -> Iterator[_Asked]:
-    """Ctrl-C and SIGTERM are passed on to the script instead of ending us before it."""
+    """Ctrl-C, SIGTERM and a terminal that is closed are passed on to the script instead of ending us before it."""
     asked = _Asked()
-    kept = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # else nohup's
+        numbers.append(signal.SIGHUP)
+    kept = {number: signal.signal(number, asked) for number in numbers}
     try:
         yield asked
     finally:

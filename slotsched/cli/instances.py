@@ -44,11 +44,12 @@ def instance_resume(context: typer.Context, name: NameArgument) -> None:
 def instance_slots(
     context: typer.Context,
     name: NameArgument,
-    slots: Annotated[int, typer.Argument(metavar="N", min=1, help="From now on; until it is restarted.")],
+    slots: Annotated[int, typer.Argument(metavar="N", min=1, help="From now on, until it ends.")],
 ) -> None:
     """Change how many slots an instance offers.
 
-    Running tasks keep theirs; it lasts until the instance is restarted.
+    Running tasks keep theirs. It lasts until the instance ends in order (SIGTERM) and is started anew; neither a crash
+    nor SIGHUP undoes it.
     """
     Session.of(context).client.store.instances.set_slots(name, slots)
     put(f"{name} will offer {slot_count(slots)}")

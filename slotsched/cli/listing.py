@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +24,7 @@ from slotsched.cli.options import (
     UntilOption,
 )
 from slotsched.cli.render import (
+    Column,
     Output,
     columns_of,
     is_terminal,
@@ -35,6 +38,7 @@ from slotsched.cli.session import Session, now
 from slotsched.errors import UsageError
 
 if TYPE_CHECKING:
+    from slotsched.model import Task
     from slotsched.store import TaskFilter
     from slotsched.views.tasks import Page
 
@@ -125,15 +129,35 @@ def _page(session: Session, wanted: TaskFilter, limit: int) -> Page:
 
 def _show(session: Session, wanted: TaskFilter, limit: int, output: Output, *, none: str = "") -> None:
     """none: what a person is told when there is no task to show."""
+    show = _show_table if output in (Output.TABLE, Output.WIDE) else _show_objects
+    is_some, is_more = show(session, wanted, limit, output)
+    if is_more:
+        say(f"the newest {limit} are shown; -n 0 shows all")
+    if none and not is_some and is_terminal(sys.stdout):
+        say(none)
+
+
+def _show_table(session: Session, wanted: TaskFilter, limit: int, output: Output) -> tuple[bool, bool]:
+    """Print them; whether there were any, and whether there are more."""
     from slotsched.cli.columns import task_columns
 
     rows = _page(session, wanted, limit)
-    columns = task_columns(rows.fleet, rows.now)
-    show_rows(rows.tasks, columns, output, to_object=lambda task: task.to_object(), to_id=lambda task: task.id)
-    if rows.more:
-        say(f"the newest {limit} are shown; -n 0 shows all")
-    if none and not rows.tasks and is_terminal(sys.stdout):
-        say(none)
+    _print(rows.tasks, task_columns(rows.fleet, rows.now), output)
+    return bool(rows.tasks), rows.more
+
+
+def _show_objects(session: Session, wanted: TaskFilter, limit: int, output: Output) -> tuple[bool, bool]:
+    """The same, one by one as they are read: there may be more of them than anybody wants to hold."""
+    from slotsched.views.tasks import each
+
+    found = each(session.client.store, wanted, limit + 1 if limit else 0)
+    first = list(itertools.islice(found, 1))
+    _print(itertools.islice(itertools.chain(first, found), limit or None), (), output)
+    return bool(first), next(found, None) is not None
+
+
+def _print(tasks: Iterable[Task], columns: Sequence[Column[Task]], output: Output) -> None:
+    show_rows(tasks, columns, output, to_object=lambda task: task.to_object(), to_id=lambda task: task.id)
 
 
 def _watch(session: Session, wanted: TaskFilter, limit: int, output: Output) -> None:
@@ -159,7 +183,7 @@ def _redraw(session: Session, wanted: TaskFilter, limit: int, *, wide: bool) -> 
     from slotsched.views.text import moment
 
     height = shutil.get_terminal_size().lines
-    rows = _page(session, wanted, min(limit or height, height - 3))
+    rows = _page(session, wanted, max(1, min(limit or height, height - 3)))  # 0 would mean all
     width, color = columns_of(sys.stdout), use_color(sys.stdout)
     lines = list(table(rows.tasks, task_columns(rows.fleet, rows.now), wide=wide, limit=width, color=color))
     title = f"{len(rows.tasks)}{'+' if rows.more else ''} tasks  {moment(rows.now)}  Ctrl-C ends"
@@ -174,13 +198,14 @@ def _watch_piped(session: Session, wanted: TaskFilter, limit: int) -> None:
     from slotsched.views.words import why_words
 
     seen: dict[str, tuple[str, str]] = {}
+    is_first = True
     while True:
         rows = _page(session, wanted, limit)
         columns = task_columns(rows.fleet, rows.now)
         state = {task.id: (task.status.value, why_words(task, rows.fleet, rows.now)) for task in rows.tasks}
         changed = [task for task in rows.tasks if seen.get(task.id) != state[task.id]]
         lines = list(table(changed, columns, wide=False, limit=None, color=False))
-        put_lines(lines if not seen else lines[1:])
+        put_lines(lines if is_first else lines[1:])
         sys.stdout.flush()
-        seen = state
+        seen, is_first = state, False
         time.sleep(REDRAW_SECONDS)

@@ -14,7 +14,7 @@ from slotsched.cli.options import TaskArgument, parsed
 from slotsched.cli.phrases import say_rejoin
 from slotsched.cli.render import is_terminal, say, use_color, write
 from slotsched.cli.session import Session
-from slotsched.errors import UsageError
+from slotsched.errors import SlotschedError, UsageError
 
 
 class Stream(StrEnum):
@@ -61,8 +61,19 @@ def logs(
         else:
             _write(lines, as_json=as_json, at_once=follow or is_terminal(sys.stdout))
     except KeyboardInterrupt:
-        say_rejoin([task_id], how="logs -f")
+        if _goes_on(session, task_id):
+            say_rejoin([task_id], how="logs -f")
         raise
+
+
+def _goes_on(session: Session, task_id: str) -> bool:
+    """Whether the task has not ended yet, as far as the store tells now."""
+    from slotsched.model import TERMINAL
+
+    try:
+        return session.client.get(task_id).status not in TERMINAL
+    except SlotschedError:
+        return False
 
 
 def _chooser(level: str | None, grep: str | None) -> Callable[[bytes], bool] | None:

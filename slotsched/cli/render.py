@@ -7,7 +7,6 @@ neither, so that `awk` and `grep` see every row whole on one line.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -154,25 +153,37 @@ def _line(
 
 
 def show_rows(
-    rows: Sequence[Row],
+    rows: Iterable[Row],
     columns: Sequence[Column[Row]],
     output: Output,
     *,
     to_object: Callable[[Row], Any],
     to_id: Callable[[Row], str],
 ) -> None:
-    """Print rows in the form of `-o`. A list is one JSON array; jsonl is one object a line; id one id a line."""
+    """Print rows in the form of `-o`. A list is one JSON array; jsonl is one object a line; id one id a line.
+
+    Only a table has to be whole before it is printed; anything else is printed row by row.
+    """
     if output in (Output.TABLE, Output.WIDE):
-        wide = output is Output.WIDE
-        if rows or is_terminal(sys.stdout):
-            lines = table(rows, columns, wide=wide, limit=columns_of(sys.stdout), color=use_color(sys.stdout))
+        wide, listed = output is Output.WIDE, list(rows)
+        if listed or is_terminal(sys.stdout):
+            lines = table(listed, columns, wide=wide, limit=columns_of(sys.stdout), color=use_color(sys.stdout))
             put_lines(lines)
     elif output is Output.ID:
         put_lines(to_id(row) for row in rows)
     elif output is Output.JSONL:
         put_lines(as_json(to_object(row)) for row in rows)
     else:
-        put(as_json([to_object(row) for row in rows], indent=2))
+        put_lines(_array(map(to_object, rows)))
+
+
+def _array(objects: Iterable[Any]) -> Iterator[str]:
+    """One JSON array, an object at a time."""
+    last = None
+    for value in objects:
+        yield "[" if last is None else f"{last},"
+        last = "  " + as_json(value, indent=2).replace("\n", "\n  ")
+    yield "[]" if last is None else f"{last}\n]"
 
 
 def show_object(value: Any, output: Output, *, identity: str, lines: Callable[[], Iterable[str]]) -> None:
@@ -190,8 +201,9 @@ def show_object(value: Any, output: Output, *, identity: str, lines: Callable[[]
 def as_json(value: Any, *, indent: int | None = None) -> str:
     """JSON text; readable where stdout can show all of Unicode, else with escapes that JSON itself knows."""
     from slotsched.loglines import plain_json
+    from slotsched.views.objects import strict_json
 
-    return plain_json(json.dumps(value, ensure_ascii=not _is_utf8(sys.stdout), indent=indent))
+    return plain_json(strict_json(value, ensure_ascii=not _is_utf8(sys.stdout), indent=indent))
 
 
 def pairs(items: Iterable[tuple[str, str]]) -> Iterator[str]:

@@ -156,6 +156,7 @@ def schedule_run(
     It counts as a round: series that follow it get theirs. Also for schedules that are paused.
     """
     session = Session.of(context)
+    patience = duration("--timeout", timeout)
     if timeout is not None and not wait:
         raise UsageError("--timeout needs --wait")
     ids = []
@@ -167,7 +168,7 @@ def schedule_run(
     if wait:
         from slotsched.cli.tasks import wait_for
 
-        raise typer.Exit(wait_for(session, ids, duration("--timeout", timeout)))
+        raise typer.Exit(wait_for(session, ids, patience, sys.stderr))
 
 
 def schedule_rm(context: typer.Context, names: options.NamesArgument) -> None:

@@ -89,7 +89,7 @@ class PlainScreen:
 
 
 class LiveScreen:
-    """Lines scroll above a bar that appears with the first progress."""
+    """Lines scroll above a bar that appears with the first progress. A terminal that is closed ends nothing."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -109,7 +109,8 @@ class LiveScreen:
     def line(self, text: str) -> None:
         from rich.text import Text
 
-        self._console.print(Text.from_ansi(harmless(text)), soft_wrap=True)
+        with contextlib.suppress(OSError):
+            self._console.print(Text.from_ansi(harmless(text)), soft_wrap=True)
 
     def progress(self, fraction: float | None, message: str) -> None:
         self._bars.update(
@@ -122,10 +123,12 @@ class LiveScreen:
         )
 
     def __enter__(self) -> Self:
-        self._bars.start()
+        with contextlib.suppress(OSError):
+            self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        with contextlib.suppress(OSError):
+            self._bars.stop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from slotsched.client import Handle
     from slotsched.model import Task
 
-MOST_RETRIED = 10_000
-
 
 def wait(context: typer.Context, tasks: TasksArgument, timeout: TimeoutOption = None) -> None:
     """Wait until tasks have ended.
@@ -43,11 +41,11 @@ def wait(context: typer.Context, tasks: TasksArgument, timeout: TimeoutOption = 
     session = Session.of(context)
     seconds = duration("--timeout", timeout)
     ids = session.resolve_all(tasks)
-    raise typer.Exit(wait_for(session, ids, seconds))
+    raise typer.Exit(wait_for(session, ids, seconds, sys.stdout))
 
 
-def wait_for(session: Session, ids: Sequence[str], timeout: float | None) -> int:
-    """Say each end as it comes; the exit code of the worst."""
+def wait_for(session: Session, ids: Sequence[str], timeout: float | None, stream: TextIO) -> int:
+    """Say each end as it comes; the exit code of the worst. stream: stdout where the ends are the answer, or stderr."""
     from slotsched.model import TERMINAL
 
     ended: list[Task] = []
@@ -55,12 +53,19 @@ def wait_for(session: Session, ids: Sequence[str], timeout: float | None) -> int
         for task in session.client.watch(ids, timeout):
             if task.status in TERMINAL:
                 ended.append(task)
-                put(f"{short(task.id)} {task.job} {ending(task, color=use_color(sys.stdout))}")
-                sys.stdout.flush()
+                _tell(f"{short(task.id)} {task.job} {ending(task, color=use_color(stream))}", stream)
     except KeyboardInterrupt:
         say_rejoin(ids, how="wait")
         raise
     return worst(ended)
+
+
+def _tell(line: str, stream: TextIO) -> None:
+    if stream is sys.stdout:
+        put(line)
+        sys.stdout.flush()
+    else:
+        say(line)
 
 
 def cancel(context: typer.Context, tasks: TasksArgument) -> None:
@@ -151,7 +156,7 @@ def _retry_failed(
         say(f"no failed task {period} that was not run again")
         return
     confirm(f"Run {tasks} {period} again?", yes=yes)
-    again = session.client.store.tasks.retry_many((task.id for task in reversed(found)), session.client.owner)
+    again = session.client.store.tasks.retry_many(found, session.client.owner)
     for old, new in again.items():
         put(_line(old, new.id))
     if again:
@@ -161,15 +166,14 @@ def _retry_failed(
     say(f"{len(again)} of {tasks} {period} run again")
 
 
-def _failed(
-    session: Session, after: str, job: list[str] | None, owner: str | None, tag: list[str] | None
-) -> list[Task]:
-    """Failed tasks that no later task is a retry of: doing this twice does not double them."""
+def _failed(session: Session, after: str, job: list[str] | None, owner: str | None, tag: list[str] | None) -> list[str]:
+    """The failed tasks that no later task is a retry of, first those that ended first: twice does not double them."""
     from slotsched.model import Status
     from slotsched.store import TaskFilter
 
     tasks = session.client.store.tasks
     start, jobs = since("--since", after), tuple(job or ())
+    assert start is not None
     wanted = TaskFilter(
         status=frozenset({Status.FAILED}),
         jobs=jobs,
@@ -178,10 +182,9 @@ def _failed(
         since=start,
         order="ended",
     )
-    failed = tasks.find(wanted, limit=MOST_RETRIED)
-    later = tasks.find(TaskFilter(jobs=jobs, since=start), limit=MOST_RETRIED)
-    retried = {task.retry_of for task in later}
-    return [task for task in failed if task.id not in retried]
+    failed = [task.id for task in tasks.each(wanted)]
+    retried = tasks.retried(jobs, since=start) if failed else set()
+    return [task_id for task_id in reversed(failed) if task_id not in retried]
 
 
 def _retried(session: Session, old: str, handle: Handle) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
+import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import bson
 from bson import ObjectId
 from pymongo import ReturnDocument
 
@@ -23,9 +26,13 @@ from slotsched.store.reading import Unreadable
 
 LEAST_ID_TEXT = 4  # characters of an id that may stand for it
 COUNT_CAP = 10_000  # counts stop here; a page that counted a million would not come
+PAGE_TASKS = 500  # of a listing; each page has the timeout of one call for itself
 _SHOWN_CANDIDATES = 5
 _ID_SLACK_SECONDS = 2
 _LAST_ID_SECOND = 2**32 - 1
+
+Order = Literal["newest", "oldest", "ended"]
+_SORTS: Mapping[Order, tuple[str, int]] = {"newest": ("_id", -1), "oldest": ("_id", 1), "ended": ("ended_at", -1)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +51,7 @@ class TaskFilter:
     instance: str | None = None
     since: dt.datetime | None = None
     until: dt.datetime | None = None
-    order: Literal["newest", "oldest", "ended"] = "newest"
+    order: Order = "newest"
 
 
 class Tasks:
@@ -63,7 +70,9 @@ class Tasks:
     def enqueue_many(
         self, requests: Iterable[TaskRequest], on_batch: Callable[[int], None] | None = None
     ) -> list[Enqueued]:
-        """Inserts in batches of 1000; `on_batch` hears how many are in. What a batch refuses, it refuses whole."""
+        """Inserts in batches of 1000; `on_batch` hears how many are in. What is refused is refused before the first,
+        except what others do in that moment: see `Enqueuer.enqueue_many`.
+        """
         return self._enqueuer.enqueue_many(requests, on_batch)
 
     # --- looking ----------------------------------------------------------------------------------
@@ -72,21 +81,23 @@ class Tasks:
         return show_task(self._document(task_id))
 
     def get_many(self, ids: Iterable[str]) -> dict[str, Task]:
-        """Those of the tasks that exist. Index `_id`."""
-        wanted = {"_id": {"$in": [to_object_id(task_id) for task_id in ids]}}
-        with self._connection.guard():
-            found = list(self._certain.find(wanted))
-        return {str(document["_id"]): show_task(document) for document in found}
+        """Those of the tasks that exist. Index `_id`, batches of 1000."""
+        found: dict[str, Task] = {}
+        for batch in _batches(ids):
+            wanted = {"_id": {"$in": [to_object_id(task_id) for task_id in batch]}}
+            with self._connection.guard():
+                documents = list(self._certain.find(wanted, batch_size=BATCH_TASKS + 1))
+            found |= {str(document["_id"]): show_task(document) for document in documents}
+        return found
 
     def missing(self, ids: Iterable[str]) -> set[str]:
         """Those of the ids that name no task. Index `_id`, covered; batches of 1000, none where nothing is asked."""
-        left = list(dict.fromkeys(ids))
-        gone = set(left)
-        while left:
-            batch, left = left[:BATCH_TASKS], left[BATCH_TASKS:]
+        gone: set[str] = set()
+        for batch in _batches(ids):
             wanted = {"_id": {"$in": [to_object_id(task_id) for task_id in batch]}}
             with self._connection.guard():
-                gone -= {str(document["_id"]) for document in self._certain.find(wanted, {"_id": 1})}
+                there = {str(document["_id"]) for document in self._certain.find(wanted, {"_id": 1})}
+            gone |= set(batch) - there
         return gone
 
     def _document(self, task_id: str) -> Document:
@@ -124,27 +135,42 @@ class Tasks:
         return next(iter(found))
 
     def find(self, wanted: TaskFilter, limit: int = 50, *, after: str | None = None) -> list[Task]:
-        """One page; `after` is the last id of the page before. Documents that cannot be read are shown as such.
+        """At most `limit` tasks (0: all); `after` is the last id of the page before. See `each`."""
+        return list(self.each(wanted, limit, after=after))
 
+    def each(self, wanted: TaskFilter, limit: int = 0, *, after: str | None = None) -> Iterator[Task]:
+        """The same one by one, as they are read. Documents that cannot be read are shown as such.
+
+        after: not with `ended`, which does not tell two apart that ended at once. Reads pages of 500.
         Indexes `by_status`, `by_job`, `by_owner` or `by_tag`, each merged over the statuses; with `ended`, `by_end`.
         """
-        query = _query(wanted)
-        sort: list[tuple[str, int]] = [("_id", 1 if wanted.order == "oldest" else -1)]
-        if wanted.order == "ended":
-            sort = [("ended_at", -1)]
-            query.setdefault("ended_at", {"$exists": True})
-        if after is not None:
-            query = {"$and": [query, self._beyond(wanted, after)]}
-        with self._connection.guard():
-            return [show_task(document) for document in self._tasks.find(query).sort(sort).limit(limit)]
+        return map(show_task, self._listed(wanted, limit, after=after))
 
-    def _beyond(self, wanted: TaskFilter, after: str) -> Document:
-        if wanted.order == "oldest":
-            return {"_id": {"$gt": to_object_id(after)}}
-        if wanted.order == "newest":
-            return {"_id": {"$lt": to_object_id(after)}}
-        last = self._document(after)
-        return {"ended_at": {"$lt": last.get("ended_at")}}
+    def retried(self, jobs: tuple[str, ...] = (), *, since: dt.datetime) -> set[str]:
+        """The full ids of those that were run again since then, as a task of one of these jobs (none: of any).
+
+        Reads all that was made since then, page by page: the indexes of `find`; there is none of `retry_of`.
+        """
+        found = self._listed(TaskFilter(jobs=jobs, since=since), fields=("retry_of",))
+        return {document["retry_of"] for document in found if isinstance(document.get("retry_of"), str)}
+
+    def _listed(
+        self, wanted: TaskFilter, limit: int = 0, *, after: str | None = None, fields: Iterable[str] | None = None
+    ) -> Iterator[Document]:
+        assert after is None or wanted.order != "ended"
+        query, (field, direction) = _query(wanted), _SORTS[wanted.order]
+        place = None if after is None else _Place(value=to_object_id(after), given=(to_object_id(after),))
+        left = limit or math.inf
+        while left:
+            size = int(min(left, PAGE_TASKS))
+            asked = query if place is None else {"$and": [query, place.beyond(field, direction)]}
+            with self._connection.guard():
+                page = list(self._tasks.find(asked, fields, limit=size, batch_size=size + 1).sort(field, direction))
+            yield from page
+            if len(page) < size:
+                return
+            left -= size
+            place = _behind(page, field, place)
 
     def counts(self) -> dict[Status, int]:
         """How many tasks are in each status, each capped at 10,000. Index `by_status`, counted in the index."""
@@ -201,9 +227,7 @@ class Tasks:
         Those that are gone, have not ended or cannot be read are left out. Index `_id`, batches of 1000.
         """
         again: dict[str, Enqueued] = {}
-        left = list(dict.fromkeys(ids))
-        while left:
-            batch, left = left[:BATCH_TASKS], left[BATCH_TASKS:]
+        for batch in _batches(ids):
             tasks = self._readable(batch)
             stored = self.enqueue_many(_again(task, owner) for task in tasks)
             again |= {task.id: one for task, one in zip(tasks, stored, strict=True)}
@@ -237,6 +261,40 @@ class Tasks:
         if task.ended_at is None:
             return ""
         return f" {format_duration((self._connection.now() - task.ended_at).total_seconds())} ago"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """How far a listing has come: to a value of what it is sorted by, and to these ids among its equals."""
+
+    value: Any
+    given: tuple[Any, ...]
+
+    def beyond(self, field: str, direction: int) -> Document:
+        """What comes next. An expression compares across types, as the sort does: nothing is left out or repeated."""
+        comparison = "$gte" if direction > 0 else "$lte"
+        return {"$expr": {comparison: [f"${field}", {"$literal": self.value}]}, "_id": {"$nin": list(self.given)}}
+
+
+def _behind(page: Sequence[Document], field: str, before: _Place | None) -> _Place:
+    """The place behind a page that was read from `before` on."""
+    value = page[-1].get(field)
+    equals = tuple(document["_id"] for document in page if _are_equal(document.get(field), value))
+    if before is not None and _are_equal(before.value, value):
+        equals = before.given + equals
+    return _Place(value=value, given=equals)
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    """As the database has it, for which NaN is equal to itself."""
+    return bson.encode({"": one}) == bson.encode({"": other})
+
+
+def _batches(ids: Iterable[str]) -> Iterator[list[str]]:
+    """Each id once, so many at a time as one call asks for."""
+    left = iter(dict.fromkeys(ids))
+    while batch := list(itertools.islice(left, BATCH_TASKS)):
+        yield batch
 
 
 def _again(task: Task, owner: str | None) -> TaskRequest:
@@ -277,6 +335,8 @@ def _query(wanted: TaskFilter) -> Document:
         "ended_at" if by_end else "created_at": _between(wanted.since, wanted.until),
     }
     query |= {name: value for name, value in fields.items() if value is not None}
+    if wanted.order == "ended":
+        query.setdefault("ended_at", {"$exists": True})
     if wanted.instance is not None:
         query["$or"] = [{"instance.id": wanted.instance}, {"instance.name": wanted.instance}]
     if not by_end:

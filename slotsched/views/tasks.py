@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -77,6 +77,12 @@ def page(
     pending = [task for task in tasks if task.status is Status.PENDING]
     fleet = fleet_of(store, pending=pending) if pending else Fleet()
     return Page(tasks=tasks, fleet=fleet, now=now, more=len(found) > len(tasks))
+
+
+def each(store: Store, wanted: TaskFilter, limit: int) -> Iterator[Task]:
+    """At most `limit` tasks (0: all) one by one, as they are read. Raises StoreError."""
+    store.now()  # as above
+    return store.tasks.each(wanted, limit)
 
 
 def _one_of(kind: type[Word], name: str, word: str) -> Word:

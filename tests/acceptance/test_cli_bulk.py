@@ -93,6 +93,17 @@ def test_a_dry_run_of_lines_stores_nothing(user: User) -> None:
     assert user.ok("ps", "-o", "id") == ""
 
 
+def test_a_wrong_timeout_is_refused_before_anything_is_stored(user: User) -> None:
+    for words in (["backup"], ["--from-jsonl", "-"], ["backup", "--follow"]):
+        done = user.run("enqueue", *words, "--wait", "--timeout", "5min", stdin=jsonl([{"job": "backup"}]))
+        assert (done.code, done.out) == (contract.EXIT_USAGE, "")
+        assert done.err == "--timeout: '5min' is not a duration such as 90, 10m or 1h30m\n"
+    user.ok("schedule", "add", "backup", "--every", "1d", "--name", "daily")
+    done = user.run("schedule", "run", "daily", "--wait", "--timeout", "5min")
+    assert (done.code, done.out) == (contract.EXIT_USAGE, "")
+    assert user.ok("task", "ls", "-o", "id") == ""
+
+
 def test_what_cannot_be_read_is_said(user: User) -> None:
     assert "--from-jsonl: " in user.run("enqueue", "--from-jsonl", "/nowhere").err
     assert user.run("enqueue", "--from-jsonl", "-", stdin=b"\xff\n").code == contract.EXIT_USAGE

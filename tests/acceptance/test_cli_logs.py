@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -95,6 +96,20 @@ def test_the_pieces_of_a_long_line_are_one_line_without_control_sequences(user: 
     done = user.run(*command)
     lines = [line for line in (done.out + done.err).splitlines() if "long" in line]
     assert [line.split(" ", 1)[1] for line in lines] == ["INFO  " + "long" * 50_000]
+
+
+def test_ctrl_c_says_that_a_task_goes_on_only_where_it_does(user: User) -> None:
+    ended, running = user.run("enqueue", "spells", "--wait").out.strip(), user.ok("enqueue", "slow", "steps=250")
+    for words, task, is_running in ((["logs"], ended, False), (["logs", "-f"], running, True)):
+        with user.start(*words, task) as process:
+            assert process.stdout is not None
+            process.stdout.read(1)  # a long log fills the pipe, and the rest waits for its reader
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=20)
+        assert process.returncode == contract.EXIT_INTERRUPTED
+        rejoin = f"\nthe task goes on; rejoin with: slotsched logs -f {task[-8:]}\n"
+        assert err == (rejoin if is_running else "")
+    user.ok("kill", running)
 
 
 def test_a_task_that_never_started_has_no_log(user: User) -> None:

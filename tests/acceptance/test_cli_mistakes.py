@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cli_user import CLI_JOBS, User
+from fleet import SLOTSCHED
 
 from slotsched import contract
 
@@ -143,6 +145,23 @@ def test_a_broken_job_file_is_shown_by_file_and_line(user: User, tmp_path: Path)
     refused = user.run("enqueue", "resize", "--jobs-dir", str(jobs))
     assert refused.code == contract.EXIT_FAILED
     assert "resize.py:4: unknown key" in refused.err
+
+
+def test_who_cannot_be_asked_is_told_so(user: User, failed: list[str]) -> None:
+    """Also without any stdin."""
+    for redirection in ("<&-", "</dev/null"):
+        command = f"exec {' '.join(SLOTSCHED)} retry --failed --since 1h {redirection}"
+        done = subprocess.run(
+            ["sh", "-c", command],
+            env=user.environment(),
+            cwd=user.fleet.folder,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (contract.EXIT_USAGE, "")
+        assert re.fullmatch(r"Run \d failed tasks since .* again\? Nobody can be asked here; add --yes\n", done.stderr)
 
 
 def test_a_mistyped_variable_is_pointed_out(user: User) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
 import re
 import signal
+import subprocess
+import termios
 from pathlib import Path
 
 import pytest
-from cli_user import User
-from fleet import Fleet, until
+from cli_user import Terminal, User
+from fleet import SLOTSCHED, Fleet, until
 
 from slotsched import contract
 
@@ -76,6 +81,9 @@ def test_max_time_may_be_short_but_not_nothing(user: User) -> None:
     nothing = user.run("run", "sleepy", "--max-time", "0", seconds=20)
     assert (nothing.code, nothing.out) == (contract.EXIT_USAGE, "")
     assert "--max-time: must be more than 0" in nothing.err
+    endless = user.run("run", "sleepy", "--max-time", "9999999d", seconds=20)
+    assert (endless.code, endless.out) == (contract.EXIT_USAGE, "")
+    assert endless.err == "--max-time: 9999999d is more than 366 days\n"
 
 
 def test_ctrl_c_gives_the_script_its_grace(user: User) -> None:
@@ -87,6 +95,79 @@ def test_ctrl_c_gives_the_script_its_grace(user: User) -> None:
         assert process.stdout.read() == "tidied\n"
         process.wait(20)
     assert process.returncode == contract.EXIT_INTERRUPTED
+
+
+TIDY = """\
+trap 'echo tidied > witness; exit 0' TERM
+echo "$SLOTSCHED_TASK_PROGRESS"
+n=0
+while [ $n -lt 300 ]; do [ -e go ] && exit 0; sleep 0.1; n=$((n + 1)); done
+"""  # ends by itself, should nobody end it
+
+
+def test_a_terminal_that_is_closed_ends_the_script_and_leaves_nothing(user: User) -> None:
+    """The kernel sends SIGHUP to us, not to the script's own group, and what we show goes nowhere."""
+    script(user, "tidy.sh", TIDY)
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*SLOTSCHED, "run", "tidy"],
+        env=user.environment(TERM="xterm-256color"),
+        cwd=user.fleet.folder,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    try:
+        terminal = Terminal(process, ours)
+        shown = terminal.until("/progress\n")
+        io = Path(shown.partition("/progress\n")[0].rpartition("\n")[2])
+        assert io.is_dir()
+        os.close(ours)
+        assert process.wait(20) == contract.EXIT_CANCELED
+    finally:
+        process.kill()
+    assert (user.fleet.folder / "witness").read_text() == "tidied\n"
+    assert not io.exists()
+
+
+def test_what_nohup_started_goes_on_when_the_terminal_is_closed(user: User) -> None:
+    script(user, "tidy.sh", TIDY)
+    process = subprocess.Popen(
+        ["nohup", *SLOTSCHED, "run", "tidy"],
+        env=user.environment(),
+        cwd=user.fleet.folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().endswith("/progress\n")
+        process.send_signal(signal.SIGHUP)
+        (user.fleet.folder / "go").touch()
+        _, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == contract.EXIT_OK
+    assert err.startswith("completed in ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_to_be_asked_to_end_is_to_cancel_the_script(user: User, number: signal.Signals) -> None:
+    script(user, "tidy.sh", TIDY)
+    with user.start("run", "tidy") as process:
+        assert process.stdout is not None
+        io = Path(process.stdout.readline().strip()).parent
+        process.send_signal(number)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == contract.EXIT_CANCELED
+    assert "canceled in " in err
+    assert (user.fleet.folder / "witness").exists()
+    assert not io.exists()
 
 
 def test_a_second_ctrl_c_does_not_wait_for_the_grace(user: User) -> None:
@@ -112,6 +193,13 @@ def test_a_result_that_is_no_json_is_said_and_left_out(user: User) -> None:
     done = user.run("run", "bad")
     assert done.code == contract.EXIT_OK
     assert "the result is not JSON" in done.err
+
+
+def test_a_python_in_a_home_that_nobody_knows_is_said(user: User) -> None:
+    script(user, "far.py", "print(1)\n", '# python = "~nosuchuser/bin/python"\n')
+    done = user.run("run", "far")
+    assert (done.code, done.out) == (contract.EXIT_FAILED, "")
+    assert done.err == "nobody knows the home folder that ~nosuchuser stands for in ~nosuchuser/bin/python\n"
 
 
 def test_a_new_job_runs_as_it_is(user: User) -> None:

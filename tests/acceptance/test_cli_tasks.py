@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import signal
 import subprocess
 from collections.abc import Iterator
 
+import bson
+import pymongo
 import pytest
 from cli_user import CLI_JOBS, User
 from fleet import SLOTSCHED, until
@@ -75,7 +79,8 @@ def test_wait_of_several_ends_as_the_worst(user: User) -> None:
     assert user.run("wait", *ids).code == contract.EXIT_FAILED
     assert user.run("wait", ids[0], ids[1]).code == contract.EXIT_CANCELED
     done = user.run("wait", ids[0], ids[0])
-    assert (done.code, done.out) == (contract.EXIT_OK, f"{ids[0][-8:]} backup completed in 0.0s\n")
+    assert done.code == contract.EXIT_OK
+    assert re.fullmatch(rf"{ids[0][-8:]} backup completed in \S+\n", done.out)
 
 
 def test_follow_shows_the_log_beside_the_answer(user: User) -> None:
@@ -210,12 +215,57 @@ def test_task_ls_filters(user: User) -> None:
     assert user.json("task", "ls", "--tag", "filtered")[0]["id"] == ended
 
 
-def test_a_longer_list_says_that_there_is_more(user: User) -> None:
-    for _ in range(2):
-        user.ok("enqueue", "backup", "--tag", "many")
-    done = user.run("task", "ls", "--tag", "many", "-n", "1", "-o", "id")
-    assert len(done.out.splitlines()) == 1
+@pytest.mark.parametrize("output", ["table", "json", "jsonl", "id"])
+def test_a_longer_list_says_that_there_is_more(user: User, output: str) -> None:
+    tag = f"many-{output}"
+    ids = [user.ok("enqueue", "backup", "--tag", tag) for _ in range(2)]
+    words = ["task", "ls", "--tag", tag, "-o", output]
+    done = user.run(*words, "-n", "1")
+    assert (ids[1][-8:] in done.out, ids[0][-8:] in done.out) == (True, False)
     assert done.err == "the newest 1 are shown; -n 0 shows all\n"
+    for limit in ("0", "2"):
+        assert user.run(*words, "-n", limit).err == ""
+        assert all(task[-8:] in user.ok(*words, "-n", limit) for task in ids)
+
+
+def test_a_piped_watch_has_one_header_and_a_line_for_every_change(user: User) -> None:
+    with user.start("ps", "-w", "--tag", "watched") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().split()[:3] == ["ID", "JOB", "STATUS"]
+        task = user.ok("enqueue", "backup", "--in", "1h", "--tag", "watched")
+        assert process.stdout.readline().split()[:3] == [task[-8:], "backup", "scheduled"]
+        user.ok("cancel", task)
+        other = user.ok("enqueue", "backup", "--in", "1h", "--tag", "watched")
+        assert process.stdout.readline().split()[:3] == [other[-8:], "backup", "scheduled"]
+    user.ok("cancel", other)
+
+
+def test_what_is_waited_for_beside_the_answer_is_told_on_stderr(user: User) -> None:
+    lines = '{"job": "backup"}\n{"job": "backup", "args": {"code": 3}}\n'
+    done = user.run("enqueue", "--from-jsonl", "-", "--wait", "-o", "json", stdin=lines)
+    assert done.code == contract.EXIT_FAILED
+    first, second = (one["id"] for one in json.loads(done.out))
+    expected = [rf"{first[-8:]} backup completed in \S+", rf"{second[-8:]} backup failed in \S+: exit code 3"]
+    said = "".join(sorted(done.err.splitlines(keepends=True), key=lambda line: second[-8:] in line))
+    assert re.fullmatch("".join(f"{line}\n" for line in expected), said)
+    user.ok("schedule", "add", "backup", "--every", "1d", "--name", "daily")
+    run = user.run("schedule", "run", "daily", "--wait")
+    assert run.code == contract.EXIT_OK
+    assert re.fullmatch(r"[0-9a-f]{24}\n", run.out)
+    assert re.fullmatch(rf"{run.out.strip()[-8:]} backup completed in \S+\n", run.err)
+
+
+def test_a_document_that_holds_what_json_lacks_is_shown_as_json(user: User) -> None:
+    task = user.ok("enqueue", "backup", "--in", "1h", "--tag", "odd")
+    odd = {"n": math.nan, "d": bson.Decimal128("1.5"), "b": b"\xff"}
+    with pymongo.MongoClient(user.fleet.settings["mongodb_uri"]) as client:
+        tasks = client[user.fleet.settings["database"]].tasks
+        tasks.update_one({"_id": bson.ObjectId(task)}, {"$set": {"args": odd}})
+    shown = {"n": None, "d": "1.5", "b": "b'\\xff'"}
+    assert user.json("task", "show", task)["args"] == shown
+    assert user.json("task", "ls", "--tag", "odd")[0]["args"] == shown
+    assert json.loads(user.ok("task", "ls", "--tag", "odd", "-o", "jsonl"))["args"] == shown
+    user.ok("cancel", task)
 
 
 def test_a_removed_task_is_gone(user: User) -> None:

@@ -84,6 +84,16 @@ def test_watch_redraws_and_leaves_the_screen_as_it_was(user: User) -> None:
     assert terminal.raw.endswith("\x1b[?1049l")
 
 
+def test_watch_shows_no_more_than_fits_the_lowest_terminal(user: User) -> None:
+    tasks = [user.ok("enqueue", "backup", "--in", "1h") for _ in range(3)]
+    for height in ("2", "3"):
+        with user.terminal("ps", "-w", env={"LINES": height, "COLUMNS": "80"}) as terminal:
+            assert "1+ tasks" in terminal.until("tasks")
+            terminal.interrupt()
+            terminal.end()
+    user.ok("cancel", *tasks)
+
+
 def test_terminal_sequences_in_a_log_do_nothing(user: User) -> None:
     jobs = user.fleet.folder / "evil"
     jobs.mkdir()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import bson
 import pytest
+from store_proxy import Proxy
 
 from slotsched import errors
 from slotsched.model import InstanceRef, Needs, Outcome, Reason, RetryPolicy, Status, TaskRequest
@@ -309,6 +313,63 @@ def test_pages_follow_each_other_without_gap_or_overlap(store: Store) -> None:
         pages += [task.id for task in page]
         after = page[-1].id
     assert pages == ids[::-1]
+
+
+WEIRD = [None, True, 3, math.nan, "x", {"a": 1}, dt.datetime(2020, 1, 1, tzinfo=dt.UTC), bson.MinKey(), bson.MaxKey()]
+
+
+@pytest.mark.parametrize("order", ["newest", "oldest", "ended"])
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_a_listing_read_in_pages_is_what_one_page_shows(
+    store: Store, raw: Any, monkeypatch: pytest.MonkeyPatch, order: Any, size: int
+) -> None:
+    """Also of documents that somebody damaged, and of many that ended at once, among which there is no order."""
+    for one in store.tasks.enqueue_many(TaskRequest(job="a", owner="ann") for _ in range(6)):
+        store.tasks.cancel(one.id, "ann")
+    like = raw.find_one({})
+    at_once = [{**like, "_id": bson.ObjectId(), "ended_at": like["ended_at"]} for _ in range(5)]
+    raw.insert_many([*at_once, *({**like, "_id": value, "ended_at": value} for value in WEIRD)])
+    places = {str(d["_id"]): str(d["ended_at" if order == "ended" else "_id"]) for d in raw.find({})}
+    wanted = TaskFilter(owner="ann", order=order)
+
+    def found(limit: int) -> list[str]:
+        ids = [task.id for task in store.tasks.find(wanted, limit=limit)]
+        assert len(set(ids)) == len(ids)
+        return [places[task_id] for task_id in ids]
+
+    whole = found(0)
+    assert len(whole) == 11 + len(WEIRD)
+    monkeypatch.setattr("slotsched.store.tasks.PAGE_TASKS", size)
+    assert found(0) == whole
+    assert found(8) == whole[:8]
+    assert [places[task.id] for task in itertools.islice(store.tasks.each(wanted), 8)] == whole[:8]
+
+
+def test_many_are_read_over_a_link_that_brings_each_answer_just_in_time(database: Any, store: Store) -> None:
+    """The timeout is that of a call, however many of them an answer takes."""
+    ids = [one.id for one in store.tasks.enqueue_many(TaskRequest(job="a") for _ in range(1100))]
+    with Proxy(int(database.uri.partition("127.0.0.1:")[2].partition("/")[0])) as proxy:
+        far = connect(proxy.uri, database.name, timeout=1.5)
+        try:
+            far.now()
+            proxy.delay(0.9)
+            assert [task.id for task in far.tasks.find(TaskFilter(order="oldest"), limit=600)] == ids[:600]
+            assert set(far.tasks.get_many(ids)) == set(ids)
+        finally:
+            far.close()
+
+
+def test_what_was_run_again_is_told_for_any_number_of_tasks(store: Store) -> None:
+    start = store.now()
+    old = [one.id for one in store.tasks.enqueue_many(TaskRequest(job=f"job-{n % 2}") for n in range(700))]
+    for task_id in old:
+        store.tasks.cancel(task_id, "ann")
+    assert store.tasks.retried(since=start) == set()
+    store.tasks.retry_many(old[:600])
+    store.tasks.enqueue_many(TaskRequest(job="other") for _ in range(600))
+    assert store.tasks.retried(since=start) == set(old[:600])
+    assert store.tasks.retried(("job-1", "other"), since=start) == set(old[1:600:2])
+    assert store.tasks.retried(since=store.now() + dt.timedelta(seconds=1)) == set()
 
 
 def test_counts_stop_at_ten_thousand(store: Store) -> None:

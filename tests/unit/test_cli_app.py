@@ -78,6 +78,13 @@ def test_a_check_of_a_folder_that_is_not_there_fails(capsys: pytest.CaptureFixtu
     assert "there is no folder" in capsys.readouterr().err
 
 
+def test_a_stderr_that_takes_nothing_does_not_change_the_exit_code() -> None:
+    command = f'exec "{sys.executable}" -m slotsched enqueue 2>/dev/full'
+    env = {**os.environ, "PYTHONUNBUFFERED": ""}
+    done = subprocess.run(["sh", "-c", command], env=env, capture_output=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (contract.EXIT_USAGE, b"")
+
+
 @pytest.mark.parametrize(
     ("redirection", "code", "said"),
     [
@@ -90,6 +97,25 @@ def test_a_stdout_that_takes_nothing_is_no_crash(redirection: str, code: int, sa
     command = f'exec "{sys.executable}" -m slotsched config show {redirection}'
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stderr) == (code, said)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("run greet --args -", contract.EXIT_USAGE, "--args: not JSON: Expecting value"),
+        ("enqueue --from-jsonl -", contract.EXIT_OK, "no lines, nothing to enqueue\n"),
+        ("schedule import-crontab -", contract.EXIT_OK, "0 jobs made\n"),
+    ],
+)
+def test_a_closed_stdin_is_an_empty_one(words: str, code: int, said: str) -> None:
+    folder = Path("jobs")
+    folder.mkdir()
+    (folder / "greet.py").write_text("def main() -> None: ...\n")
+    for redirection in ("<&-", "</dev/null"):
+        command = f'exec "{sys.executable}" -m slotsched {words} {redirection}'
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30, check=False)
+        assert (done.returncode, done.stdout, done.stderr[: len(said)]) == (code, "", said)
+        assert len(done.stderr.splitlines()) == 1
 
 
 def test_json_is_json_whatever_the_encoding_of_the_terminal() -> None:
@@ -117,6 +143,11 @@ def test_json_is_json_whatever_the_encoding_of_the_terminal() -> None:
         (["enqueue", "x", "--at", "03:00", "--in", "1h"], "exclude each other"),
         (["enqueue", "x", "--at", "soon"], '--at: "soon" is not a time'),
         (["enqueue", "x", "--timeout", "1m"], "--timeout needs --wait"),
+        (["enqueue", "x", "--wait", "--timeout", "5min"], "--timeout: '5min' is not a duration"),
+        (["enqueue", "--from-jsonl", "-", "--wait", "--timeout", "5min"], "--timeout: '5min' is not a duration"),
+        (["logs", "abcd", "-n", "9" * 20], f"{'9' * 20} is more than 2147483647"),
+        (["ps", "-n", "9" * 20], f"{'9' * 20} is more than 2147483647"),
+        (["ps", "--jobs-dir", "~nosuchuser/x"], "--jobs-dir: '~nosuchuser/x': nobody knows the home folder"),
         (["logs", "abcd", "--raw", "--json"], "--raw gives exact bytes"),
         (["logs", "abcd", "--stream", "stdout"], "--stream needs --raw"),
         (["logs", "abcd", "--grep", "("], "--grep: "),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
+from typing import Any
 
+import bson
 import pytest
 
 from slotsched.cli.config import without_password
-from slotsched.cli.render import Column, Output, pairs, show_rows, table
+from slotsched.cli.render import Column, Output, as_json, pairs, show_object, show_rows, table
 
 Pair = tuple[str, str]
 COLUMNS = [
@@ -62,9 +66,33 @@ def test_programs_get_one_row_a_line(output: Output, printed: str, capsys: pytes
     assert capsys.readouterr().out == printed
 
 
-def test_json_is_one_array_also_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    show_rows([], COLUMNS, Output.JSON, to_object=lambda row: row, to_id=str)
-    assert json.loads(capsys.readouterr().out) == []
+@pytest.mark.parametrize("rows", [[], [{}], [{"a": ["x\u2028y\n\x85z", {"b": 1}]}, {"c": []}, [1]]])
+def test_json_is_one_array_also_of_nothing(rows: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    show_rows(rows, COLUMNS, Output.JSON, to_object=lambda row: row, to_id=str)
+    out = capsys.readouterr().out
+    assert json.loads(out) == rows
+    assert out == f"{as_json(rows, indent=2)}\n"
+
+
+@pytest.mark.parametrize("output", [Output.JSON, Output.JSONL])
+def test_json_is_json_whatever_a_document_holds(output: Output, capsys: pytest.CaptureFixture[str]) -> None:
+    odd, shown = {"n": math.nan, "b": b"\xff", "d": bson.Decimal128("1.5")}, {"n": None, "b": "b'\\xff'", "d": "1.5"}
+    show_object(odd, output, identity="", lines=list)
+    assert json.loads(capsys.readouterr().out) == shown
+    show_rows([odd], (), output, to_object=lambda row: row, to_id=str)
+    assert json.loads(capsys.readouterr().out) == ([shown] if output is Output.JSON else shown)
+
+
+@pytest.mark.parametrize("output", [Output.ID, Output.JSONL, Output.JSON])
+def test_rows_are_printed_as_they_come(output: Output, capsys: pytest.CaptureFixture[str]) -> None:
+    def rows() -> Iterator[str]:
+        yield "a"
+        yield "b"
+        assert "a" in capsys.readouterr().out
+        yield "c"
+
+    show_rows(rows(), (), output, to_object=str, to_id=str)
+    assert "a" not in capsys.readouterr().out
 
 
 def test_facts_without_a_value_are_left_out() -> None:

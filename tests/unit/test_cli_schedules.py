@@ -73,6 +73,8 @@ def test_a_schedule_that_cannot_be_is_refused_before_any_database_is_asked(
         (["ls", "--source", "x"], "neither hand nor file"),
         (["run"], "Missing argument"),
         (["run", "x", "--timeout", "3s"], "--timeout needs --wait"),
+        (["run", "x", "--wait", "--timeout", "soon"], "--timeout: 'soon' is not a duration"),
+        (["history", "x", "-n", "9" * 20], f"{'9' * 20} is more than 2147483647"),
         (["clear-history"], "name the schedules, or say --all"),
         (["clear-history", "x", "--all"], "name the schedules, or say --all"),
         (["backfill", "x"], "--from"),

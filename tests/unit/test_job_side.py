@@ -17,8 +17,9 @@ import pytest
 
 from slotsched import contract
 from slotsched.execution import read_progress
-from slotsched.job import Cancel, Log, Task
+from slotsched.job import Cancel, Log, Task, _record
 from slotsched.model import Progress
+from slotsched.process.capture import is_log_line
 
 
 @pytest.fixture
@@ -118,6 +119,9 @@ def test_progress_takes_whatever_it_is_given(task: Task, tmp_path: Path) -> None
     assert read_progress(tmp_path) == Progress(fraction=1.0, message="too much ?")
     task.progress(None, "counting")
     assert read_progress(tmp_path) == Progress(message="counting")
+    for message in ("1 of 20 files", "0.5 done", "50% done", "1", "? what", ""):
+        task.progress(None, message)
+        assert read_progress(tmp_path) == Progress(message=message)
 
 
 def test_progress_on_a_full_or_missing_disk_does_not_end_the_script(
@@ -208,6 +212,13 @@ def test_fields_that_the_record_needs_itself_get_an_underscore(pipe: Pipe) -> No
     assert (line["level"], line["msg"], line["level_"], line["msg_"], line["stream_"]) == (30, "m", "x", "y", "z")
     assert "stream" not in line
     assert line["self"] == 3
+
+
+@pytest.mark.parametrize("name", ["level", "time", "msg", "stream", "part", "eol", "bytes", "truncated"])
+def test_a_line_stays_a_log_line_whatever_its_fields_are_called(name: str) -> None:
+    line = _record(contract.LEVEL_ERROR, "m", {name: True, "n": 1})
+    assert is_log_line(line.removesuffix(b"\n"))
+    assert json.loads(line).items() >= {"level": contract.LEVEL_ERROR, f"{name}_": True, "n": 1}.items()
 
 
 class Unprintable:
