@@ -1,13 +1,31 @@
-"""Small files that are either whole or absent."""
+"""Small files that are either whole or absent, and ours to open."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-PRIVATE = 0o600
+PRIVATE, PRIVATE_FOLDER = 0o600, 0o700
+T = TypeVar("T")
+
+
+def insist(operate: Callable[[], T], folder: Path, *names: str) -> T:
+    """What `operate` returns. If it may not, our own `folder` and the files `names` in it are opened to us first.
+
+    A script of our own user may have closed its run directory to us, and must not keep its slots by that.
+    """
+    try:
+        return operate()
+    except PermissionError:
+        folder.chmod(PRIVATE_FOLDER)
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                (folder / name).chmod(PRIVATE)
+        return operate()
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -38,9 +56,9 @@ def write_kernel(path: str | Path, text: str) -> None:
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
-    """The JSON object in `path`; None when the file is missing, is no file or holds anything else."""
+    """The JSON object in `path`, a file of ours; None when it is missing, is no file or holds anything else."""
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(insist(path.read_bytes, path.parent, path.name))
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

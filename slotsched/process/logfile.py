@@ -17,17 +17,19 @@ import json
 import os
 import time
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from slotsched import contract
 from slotsched.process import linux
-from slotsched.process.files import PRIVATE
+from slotsched.process.files import PRIVATE, insist
 
 _MARKER_BYTES = 256
 _LOST_LINE_BYTES = 256  # no such line is longer
 _STEP_BYTES = 256 * 1024  # the tail is cut in steps of about this size
 _COPY_BYTES = 1024 * 1024
+_BLOCK_BYTES = 64 * 1024  # no file system has larger ones
 _FILE_BYTES_PER_COST = 4  # very short lines grow in the file: the file stays below 4 times the cap
 
 
@@ -37,6 +39,15 @@ class _Mark(NamedTuple):
     offset: int
     cost: int
     captured: int
+
+
+def _put(fd: int, data: bytes, offset: int) -> int:
+    """Write all of it. Returns how many bytes that were."""
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(fd, view, offset)
+        view, offset = view[count:], offset + count
+    return len(data)
 
 
 class LogFile:
@@ -83,6 +94,7 @@ class LogFile:
         if self._left_out:
             self._close_hole()
         with contextlib.suppress(OSError):
+            os.fchmod(self._fd, PRIVATE)  # whatever the script made of it
             if self.size:
                 os.fdatasync(self._fd)
         os.close(self._fd)
@@ -100,7 +112,7 @@ class LogFile:
     def _append(self, data: bytes) -> bool:
         """All of `data` or nothing of it."""
         try:
-            self._put(data, self.size)
+            _put(self._fd, data, self.size)
         except OSError as error:
             self.truncated = True
             self._lost_why = error.strerror or str(error)
@@ -115,12 +127,6 @@ class LogFile:
         """Take the blocks for one line more now: a full disk has none when there is a loss to tell of."""
         with contextlib.suppress(OSError):
             linux.reserve(self._fd, self.size, _LOST_LINE_BYTES)
-
-    def _put(self, data: bytes, offset: int) -> None:
-        view = memoryview(data)
-        while view:
-            count = os.pwrite(self._fd, view, offset)
-            view, offset = view[count:], offset + count
 
     def _lost_line(self) -> bytes:
         return _line(self._lost, 0, f"{self._lost} bytes of output are lost: {self._lost_why}")
@@ -152,9 +158,10 @@ class LogFile:
         assert self._head is not None
         first = self._tail[0]
         with contextlib.suppress(OSError):  # if the disk is too full even to rewrite a block, close() tries again
-            self._put(self._marker(first), self._head.offset)
+            _put(self._fd, self._marker(first), self._head.offset)
         self.truncated = self._left_out = True
-        start = max(self._head.offset + _MARKER_BYTES, self._punched_to)
+        # From before the end of the last hole: its last block is given back only as a whole.
+        start = max(self._head.offset + _MARKER_BYTES, self._punched_to - _BLOCK_BYTES)
         if self._holes:
             try:
                 linux.punch_hole(self._fd, start, first.offset - start)
@@ -178,11 +185,11 @@ class LogFile:
         assert self._head is not None
         first = self._tail[0]
         target = self._head.offset + _MARKER_BYTES
-        self._put(self._marker(first), self._head.offset)
+        _put(self._fd, self._marker(first), self._head.offset)
         shift = first.offset - target
         for offset in range(first.offset, self.size, _COPY_BYTES):
             chunk = os.pread(self._fd, min(_COPY_BYTES, self.size - offset), offset)
-            self._put(chunk, offset - shift)
+            _put(self._fd, chunk, offset - shift)
         self.size -= shift
         os.ftruncate(self._fd, self.size)
         self._tail = deque(mark._replace(offset=mark.offset - shift) for mark in self._tail)
@@ -198,26 +205,81 @@ def _line(truncated: int, hole: int, message: str, *, width: int = 0) -> bytes:
     return (text[:-1] + " " * (width - len(text) - 1) + "}\n").encode()
 
 
-def repair(path: Path) -> int:
-    """Cut a torn last line off the log of a supervisor that was killed. Returns the size in bytes, 0 without a log.
+class Repaired(NamedTuple):
+    """The log of a supervisor that was killed: its size in bytes, and whether its middle had been left out."""
 
-    A hole may remain: readers skip NUL bytes, which no JSON line contains.
+    size: int
+    truncated: bool
+
+
+def repair(path: Path) -> Repaired:
+    """Finish the log that a killed supervisor left: no hole in it and no torn last line. Nothing without a log.
+
+    Where the disk is too full to move the tail down the hole stays: readers skip NUL bytes, which no line contains.
     """
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return 0
+        fd = insist(lambda: os.open(path, os.O_RDWR | os.O_CLOEXEC), path.parent, path.name)
+    except OSError:  # a script of our own user may have put anything in its place
+        return Repaired(0, truncated=False)
     try:
-        size = end = os.fstat(fd).st_size
-        while end > 0:
-            start = max(0, end - 65536)
-            newline = os.pread(fd, end - start, start).rfind(b"\n")
-            end = start + newline + 1
-            if newline >= 0:
-                break
-            end = start
+        hole = _first_hole(fd)
+        if hole is not None:
+            _fill_hole(fd, hole)
+        size = os.fstat(fd).st_size
+        end = _end_of_lines(fd, size)
         if end != size:
             os.ftruncate(fd, end)
-        return end
+        return Repaired(end, truncated=hole is not None)
     finally:
         os.close(fd)
+
+
+def _first_hole(fd: int) -> int | None:
+    """Where the first hole begins; None without one. Every file has one at its end, if nowhere before it."""
+    size = os.fstat(fd).st_size
+    try:
+        hole = os.lseek(fd, 0, os.SEEK_HOLE)
+    except OSError:  # an empty file, or a file system that does not tell
+        return None
+    return hole if hole < size else None
+
+
+def _fill_hole(fd: int, hole: int) -> None:
+    """Move what lies behind the hole down to the last whole line before it, and cut the file there."""
+    start = end = _end_of_lines(fd, hole)
+    behind = None
+    try:
+        for first, stop in _data_behind(fd, hole):
+            behind = first if behind is None else behind
+            for offset in range(first, stop, _COPY_BYTES):
+                # A hole has whole blocks: the rest of the blocks at its edges are NUL bytes.
+                end += _put(fd, os.pread(fd, min(_COPY_BYTES, stop - offset), offset).replace(b"\0", b""), end)
+    except OSError:
+        if behind is not None and end <= behind:  # the disk is full, and nothing of the tail is written over
+            with contextlib.suppress(OSError):
+                linux.punch_hole(fd, start, behind - start)
+    else:
+        os.ftruncate(fd, end)
+
+
+def _data_behind(fd: int, offset: int) -> Iterator[tuple[int, int]]:
+    """The stretches of data from `offset` on: where each begins, and where it ends."""
+    size = os.fstat(fd).st_size
+    while offset < size:
+        try:
+            first = os.lseek(fd, offset, os.SEEK_DATA)
+        except OSError:  # nothing but a hole is left
+            return
+        offset = os.lseek(fd, first, os.SEEK_HOLE)
+        yield first, offset
+
+
+def _end_of_lines(fd: int, end: int) -> int:
+    """The end of the last whole line before `end`."""
+    while end > 0:
+        start = max(0, end - 65536)
+        newline = os.pread(fd, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0

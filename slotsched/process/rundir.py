@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from slotsched import contract
-from slotsched.process.files import PRIVATE, read_object, write_all, write_whole
+from slotsched.process.files import PRIVATE, insist, read_object, write_all, write_whole
 
 ORDER_SIGNAL = signal.SIGUSR1  # read `order.json`
 END_SIGNAL = signal.SIGTERM  # end as a shutdown, without an order file
@@ -32,7 +32,7 @@ def take_lock(run_dir: Path) -> int | None:
     The lock is POSIX, not flock: it belongs to this process alone, not to what it forks. The returned descriptor
     must stay the only one of that file in this process, because closing any of them drops the lock.
     """
-    fd = os.open(run_dir / contract.RUN_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+    fd = _open(run_dir, contract.RUN_LOCK, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -49,7 +49,7 @@ def lock_holder(run_dir: Path) -> int | None:
     Never called inside a supervisor: see `take_lock`.
     """
     try:
-        fd = os.open(run_dir / contract.RUN_LOCK, os.O_RDWR | os.O_CLOEXEC)
+        fd = _open(run_dir, contract.RUN_LOCK, os.O_RDWR)
     except FileNotFoundError:
         return None
     try:
@@ -63,7 +63,7 @@ def lock_holder(run_dir: Path) -> int | None:
 def take_start_right(run_dir: Path, facts: dict[str, Any]) -> bool:
     """Create `start`; False when somebody has. Whoever creates it decides whether the script ever starts."""
     try:
-        fd = os.open(run_dir / contract.RUN_START, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
+        fd = _open(run_dir, contract.RUN_START, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     except FileExistsError:
         return False
     try:
@@ -75,8 +75,16 @@ def take_start_right(run_dir: Path, facts: dict[str, Any]) -> bool:
     return True
 
 
+def _open(run_dir: Path, name: str, flags: int) -> int:
+    return insist(lambda: os.open(run_dir / name, flags | os.O_CLOEXEC, PRIVATE), run_dir, name)
+
+
 def start_facts(run_dir: Path) -> dict[str, Any]:
-    """What the supervisor wrote at its start (`boot_id`, `started`, `containment`, `cgroup`); empty when unknown."""
+    """What the supervisor wrote at its start; empty when unknown.
+
+    `boot_id`, `started`, `containment`, and where there is one `tag`, `cgroup` (holds the tree) and `memory_cgroup`
+    (limits its memory).
+    """
     return read_object(run_dir / contract.RUN_START) or {}
 
 
@@ -140,8 +148,9 @@ class Supervised:
             raise ValueError(f"{cause!r} is no cause that can be ordered")
         document = {"cause": cause, "grace": grace, "by": by}
         number = ORDER_SIGNAL
+        data = json.dumps(document).encode()
         try:
-            write_whole(run_dir / contract.RUN_ORDER, json.dumps(document).encode())
+            insist(lambda: write_whole(run_dir / contract.RUN_ORDER, data), run_dir)
         except OSError:
             number = KILL_SIGNAL if grace == 0 else END_SIGNAL
         try:

@@ -10,18 +10,28 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from slotsched import contract
+from slotsched.process.files import write_all
 from slotsched.process.spec import Spec
 
 LOG_FD = 3  # the log pipe's descriptor in the script; 0, 1 and 2 are the usual three
 _SCRIPT_UMASK = 0o022
 _DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 _EXEC_FAILED = 127  # what a shell says for a command it cannot start
+_SHOWN_CHARACTERS = 150  # of a path in a message, which has to fit into a status with two of them
 
 
 class NotStarted(Exception):
     """Raised when the script cannot be started; the message is for the task's owner."""
+
+
+class Failure(NamedTuple):
+    """Why the child did not become the script: a sentence, and what the system answered, where it was the system."""
+
+    message: str
+    errno: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,9 +86,14 @@ def start(
     return pid, answer
 
 
-def failure(report: bytes) -> str | None:
-    """The sentence for what the descriptor of `start` delivered; None when the exec succeeded."""
-    return json.loads(report) if report else None
+def failure(report: bytes) -> Failure | None:
+    """What the descriptor of `start` delivered; None when the exec succeeded."""
+    if not report:
+        return None
+    try:
+        return Failure(*json.loads(report))
+    except (ValueError, TypeError):  # the child was killed while it told
+        return Failure("cannot start: what went wrong was not told to the end")
 
 
 def _become(
@@ -101,13 +116,14 @@ def _become(
             os.setresgid(person.gid, person.gid, person.gid)
             os.setresuid(person.uid, person.uid, person.uid)
         os.umask(_SCRIPT_UMASK)
-        step = f"enter its folder {cwd}"
+        step = f"enter its folder {_shown(str(cwd))}"
         os.chdir(cwd)
         step = "start"
         _reset_signals()
         _exec(spec.argv, env)
     except (OSError, ValueError, TypeError) as error:
-        os.write(tell, json.dumps(_sentence(step, spec.argv, error)).encode()[:4000])
+        number = error.errno if isinstance(error, OSError) else None
+        write_all(tell, json.dumps(Failure(_sentence(step, spec.argv[0], error), number)).encode())
 
 
 def _wire(ends: dict[str, int], keep: int) -> None:
@@ -142,13 +158,21 @@ def _exec(argv: list[str], env: dict[str, str]) -> None:
     raise worst
 
 
-def _sentence(step: str, argv: list[str], error: Exception) -> str:
+def _shown(path: str) -> str:
+    """A path as a message has room for: its beginning and its end."""
+    half = _SHOWN_CHARACTERS // 2
+    return path if len(path) <= _SHOWN_CHARACTERS else f"{path[:half]}...{path[-half:]}"
+
+
+def _sentence(step: str, program: str, error: Exception) -> str:
     """What to tell the task's owner, with the way out where there is one."""
-    program, number = argv[0], error.errno if isinstance(error, OSError) else None
+    number = error.errno if isinstance(error, OSError) else None
+    is_there = step == "start" and number == errno.ENOENT and "/" in program and Path(program).exists()
+    program = _shown(program)
     if step != "start":
         reason = error.strerror if isinstance(error, OSError) else str(error)
         return f"cannot {step}: {reason}"
-    if number == errno.ENOENT and "/" in program and Path(program).exists():
+    if is_there:
         return f"cannot start {program}: the interpreter named in its first line does not exist"
     if number == errno.ENOENT and "/" not in program:
         return f"cannot start {program}: there is no such program in PATH"
@@ -160,7 +184,7 @@ def _sentence(step: str, argv: list[str], error: Exception) -> str:
         return f"cannot start {program}: not a program (does a script lack its first line, such as #!/bin/sh?)"
     if number == errno.E2BIG:
         return f"cannot start {program}: an argument or environment value is too long (131,071 bytes each at most)"
-    return f"cannot start {program}: {error}"
+    return f"cannot start {program}: {error.strerror if isinstance(error, OSError) else error}"
 
 
 def environment(spec: Spec, work: Path, deadline: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from slotsched import contract
-from slotsched.process.files import PRIVATE, read_object, write_all
+from slotsched.process.files import PRIVATE, insist, read_object, write_all
 
 # Which cause stands when several were seen; "exit" and "signal" are what is left when none was.
 PRECEDENCE = {"lost": 5, "memory": 4, "timeout": 3, "canceled": 2, "shutdown": 2, "exit": 0, "signal": 0}
@@ -32,6 +32,7 @@ class Ending:
     boot_id: str
     log_bytes: int  # size of the log file
     log_truncated: bool  # something the script wrote is not in it
+    errno: int | None = None  # of not_started: what the system answered; the machine's shortage or the job's mistake
 
 
 _NAMES = {field.name for field in fields(Ending)}
@@ -59,9 +60,10 @@ class StatusFile:
         data = json.dumps(document).encode()
         write_all(self._fd, data)
         os.ftruncate(self._fd, len(data))
+        os.fchmod(self._fd, PRIVATE)  # whatever the script made of it
         os.fsync(self._fd)
         os.close(self._fd)
-        self._draft.rename(self._path)
+        insist(lambda: self._draft.rename(self._path), self._path.parent)
 
 
 def read_ending(run_dir: Path) -> Ending | None:

@@ -52,9 +52,19 @@ def run(run_dir: Path, spec: Spec, rung: str) -> None:
     tag = int.from_bytes(os.urandom(_TAG_BYTES), "little") if rung == SUBREAPER else 0
     if tag:
         facts["tag"] = tag
+    limited = _memory_group(run_dir, spec, rung)
+    if limited is not None:
+        facts["memory_cgroup"] = str(limited)
+    supervisor = Supervisor(run_dir, spec, rung, log, boot, tag, limited)
     if rundir.take_start_right(run_dir, facts):
-        status.write(Supervisor(run_dir, spec, rung, log, boot, tag).ending())
+        status.write(supervisor.ending())
         workdir.remove(run_dir / contract.RUN_WORK)
+
+
+def _memory_group(run_dir: Path, spec: Spec, rung: str) -> Path | None:
+    """The group by which the kernel keeps the memory limit beside us; None where it cannot, or the tree's own does."""
+    parent = cgroups.memory_parent() if rung != CGROUP and spec.memory else None
+    return None if parent is None else cgroups.group_for(run_dir, parent)
 
 
 def _stand_alone() -> None:
@@ -70,7 +80,9 @@ def _stand_alone() -> None:
 class Supervisor:
     """One attempt, from containment to ending."""
 
-    def __init__(self, run_dir: Path, spec: Spec, rung: str, log: LogFile, boot: str, tag: int) -> None:
+    def __init__(
+        self, run_dir: Path, spec: Spec, rung: str, log: LogFile, boot: str, tag: int, limited: Path | None
+    ) -> None:
         self._run_dir = run_dir
         self._spec = spec
         self._rung = rung
@@ -81,6 +93,7 @@ class Supervisor:
         self._timer = linux.Timer()
         self._signals = linux.Signals([signal.SIGCHLD, rundir.ORDER_SIGNAL, rundir.END_SIGNAL, rundir.KILL_SIGNAL])
         self._tree = tree.Tree(tag)
+        self._limited = limited
         self._gauge: MemoryGauge | None = None
         self._main = 0  # the script's pid
         self._main_status: int | None = None
@@ -91,6 +104,7 @@ class Supervisor:
         self._kill = False
         self._cause = ""
         self._message: str | None = None
+        self._refused: int | None = None  # the errno for which the script was not started
 
     def ending(self) -> Ending:
         """Run the script to its end and return how it was."""
@@ -100,7 +114,7 @@ class Supervisor:
             self._start_script()
             self._watch()
         except script.NotStarted as error:
-            self._cause, self._message = "not_started", str(error)
+            self._not_started(str(error), None)
         except LeaseOver:
             self._cause, self._message = "lost", "the instance's lease had run out before the script started"
         except OSError as error:
@@ -120,22 +134,19 @@ class Supervisor:
         elif self._rung == CGROUP:
             group = cgroups.group_for(self._run_dir, cgroups.base())
             self._tree = tree.CgroupTree(group, self._spec.memory)
-        if self._rung != CGROUP and self._spec.memory:
-            self._limit_memory(self._spec.memory)
+        if self._limited is not None and self._spec.memory:
+            with contextlib.suppress(OSError):  # it is faster than any sampling, but that does it, too
+                self._tree = tree.LimitedTree(self._tree, self._limited, self._spec.memory)
         self._gauge = MemoryGauge(self._tree, self._spec.memory)
-
-    def _limit_memory(self, limit: int) -> None:
-        """Let the kernel keep the limit too, where it can: it is faster than any sampling."""
-        parent = cgroups.memory_parent()
-        if parent is not None:
-            with contextlib.suppress(OSError):
-                self._tree = tree.LimitedTree(self._tree, cgroups.group_for(self._run_dir, parent), limit)
 
     def _open_lease(self) -> None:
         try:
             self._deadline = DeadlineReader(self._spec.deadline_file)
-        except OSError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise LeaseOver from error
+        self._require_lease()
+
+    def _require_lease(self) -> None:
         self._check_lease()
         if self._cause:
             raise LeaseOver
@@ -153,6 +164,7 @@ class Supervisor:
                 os.fchown(end, person.uid, person.gid)  # so that /dev/stdout can be opened
         env = script.environment(self._spec, work, _iso(time.time() + self._spec.max_time))
         cwd = Path(self._spec.cwd) if self._spec.cwd is not None else work
+        self._require_lease()  # again: a directory service may have taken long to know the user
         self._started = boottime()
         self._main, self._exec_answer = script.start(self._spec, env, cwd, person, ends, self._tree.enter)
         for end in ends.values():
@@ -180,7 +192,8 @@ class Supervisor:
                         poller.unregister(fd)
                 elif not self._capture.read(fd):
                     poller.unregister(fd)
-            self._agenda.keep(boottime())
+            if self._main_status is None:  # else it was in time, and its pid is no longer its own
+                self._agenda.keep(boottime())
 
     def _agenda_flush(self) -> None:
         at = self._capture.flush_at()
@@ -206,11 +219,12 @@ class Supervisor:
         return True
 
     def _take_signals(self) -> None:
-        for arrived in self._signals.take():
-            if arrived.number == signal.SIGCHLD:
-                self._note(tree.reap()[0])
-            elif self._is_from_outside(arrived.sender):
-                self._obey(arrived.number)
+        arrived = self._signals.take()
+        if any(each.number == signal.SIGCHLD for each in arrived):
+            self._note(tree.reap()[0])
+        for each in arrived:
+            if each.number != signal.SIGCHLD and self._main_status is None and self._is_from_outside(each.sender):
+                self._obey(each.number)
 
     def _is_from_outside(self, sender: int) -> bool:
         """Orders come from outside of the tree only; a script must not be able to confuse its supervisor.
@@ -260,7 +274,7 @@ class Supervisor:
             self._kill = True
             return
         self._agenda.put_earlier("kill", boottime() + grace, self._grace_over)
-        if not self._asked_to_end:
+        if not self._asked_to_end and self._main_status is None:
             self._asked_to_end = True
             for number in (signal.SIGTERM, signal.SIGCONT):  # a stopped process would not see its SIGTERM
                 _signal_group(self._main, number)
@@ -278,7 +292,13 @@ class Supervisor:
     def _fail(self, error: OSError) -> None:
         """Something the supervisor itself needed did not work."""
         text = f"the supervisor failed: {error}"
-        self._cause, self._message = ("not_started" if self._main == 0 else "lost"), text
+        if self._main == 0:
+            self._not_started(text, error.errno)
+        else:
+            self._cause, self._message = "lost", text
+
+    def _not_started(self, message: str, number: int | None) -> None:
+        self._cause, self._message, self._refused, self._started = "not_started", message, number, None
 
     def _end_tree(self) -> None:
         """Kill whatever is left, also after a normal exit, and wait until nothing is."""
@@ -289,11 +309,13 @@ class Supervisor:
 
     def _judge(self) -> None:
         """Settle the cause: an exec that failed is no exit of the script."""
-        if self._exec_answer is not None and not self._read_exec_answer():
+        told = -1
+        while self._exec_answer is not None and told != len(self._exec_report):
+            told = len(self._exec_report)
             self._read_exec_answer()
         failure = script.failure(self._exec_report)
         if failure is not None:
-            self._cause, self._message, self._started = "not_started", failure, None
+            self._not_started(*failure)
         if not self._cause:
             self._cause = "signal" if os.WIFSIGNALED(self._main_status or 0) else "exit"
 
@@ -312,14 +334,17 @@ class Supervisor:
             boot_id=self._boot,
             log_bytes=self._log.size,
             log_truncated=self._log.truncated,
+            errno=self._refused,
         )
 
 
 def _signal_group(pid: int, number: int) -> None:
-    try:
-        os.killpg(pid, number)
-    except ProcessLookupError:  # the child has not made its group yet
-        os.kill(pid, number)  # never a stranger's: we have not waited for it
+    """To the group of a child we have not waited for. One that became another user's (sudo) is left to SIGKILL."""
+    with contextlib.suppress(OSError):
+        try:
+            os.killpg(pid, number)
+        except ProcessLookupError:  # the child has not made its group yet
+            os.kill(pid, number)  # never a stranger's: we have not waited for it
 
 
 def _mib(count: int | None) -> str:

@@ -57,12 +57,9 @@ def sweep_tree(run_dir: Path, within: float = 2.0) -> bool:
 def _sweep_once(run_dir: Path, facts: dict[str, object]) -> bool:
     """One pass; True when there was something to kill."""
     found = False
-    group = facts.get("cgroup")
-    if isinstance(group, str):
-        found = cgroups.is_populated(Path(group))
-        cgroups.kill(Path(group))
-        if not found:
-            cgroups.remove(Path(group))
+    for group in (facts.get("cgroup"), facts.get("memory_cgroup")):
+        if isinstance(group, str):
+            found |= _kill_group(Path(group))
     started = facts.get("started")
     oldest = int(started * procfs.TICKS_PER_SECOND) - 1 if isinstance(started, float) else 0
     tag = facts.get("tag")
@@ -70,6 +67,15 @@ def _sweep_once(run_dir: Path, facts: dict[str, object]) -> bool:
         found = True
         procfs.send(process, signal.SIGKILL)
     return found
+
+
+def _kill_group(group: Path) -> bool:
+    """True when there was something in it; an empty one is removed."""
+    populated = cgroups.is_populated(group)
+    cgroups.kill(group)
+    if not populated:
+        cgroups.remove(group)
+    return populated
 
 
 def _marks(run_dir: Path) -> set[bytes]:
@@ -106,11 +112,13 @@ def _marked(marks: set[bytes], tag: int, oldest: int) -> Iterator[procfs.Stat]:
 def abandoned_ending(run_dir: Path) -> Ending:
     """How an attempt ended whose supervisor was killed: "lost". Call it once `sweep_tree` has returned True.
 
-    The log is cut back to its last whole line. A supervisor that could not write its status leaves the same.
+    The log is finished as far as it goes: no torn last line, no hole. A supervisor that could not write its status
+    leaves the same.
     """
     message = "its supervisor was killed" if run_dir.is_dir() else "its run directory was removed"
     facts = start_facts(run_dir)
     started = facts.get("started")
+    log = repair(run_dir / contract.RUN_LOG)
     return Ending(
         cause="lost",
         exit_code=None,
@@ -121,6 +129,6 @@ def abandoned_ending(run_dir: Path) -> Ending:
         started=started if isinstance(started, float) else None,
         ended=boottime(),
         boot_id=boot_id(),
-        log_bytes=repair(run_dir / contract.RUN_LOG),
-        log_truncated=False,
+        log_bytes=log.size,
+        log_truncated=log.truncated,
     )

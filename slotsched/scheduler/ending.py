@@ -13,9 +13,10 @@ from slotsched.execution import read_progress, read_result, read_state_out
 from slotsched.failpoints import failpoint
 from slotsched.machine import boot_id
 from slotsched.model import Capacity, Lane, Outcome, Reason, RetryPolicy, Status
-from slotsched.process import Ending, abandoned_ending, forbid_start, read_ending, sweep_tree
+from slotsched.process import Ending, abandoned_ending, read_ending, sweep_tree
 from slotsched.scheduler.engine import Engine
-from slotsched.scheduler.run import Run, RunRecord
+from slotsched.scheduler.fitness import SHORTAGES
+from slotsched.scheduler.run import Run, RunRecord, never_started
 
 PER_TICK = 50  # ends that are told before the loop shows that it turns
 SWEEP_SECONDS = 0.25  # the loop waits so long for a killed supervisor's processes; then it looks again every second
@@ -49,10 +50,16 @@ class Finisher:
         """The run's supervisor is gone: its slots are free now, whatever the store says later (G3)."""
         engine = self._engine
         ending = read_ending(run.directory)
-        if ending is None and forbid_start(run.directory):
+        if ending is None and never_started(run.directory):
             run.end_unstarted()
             engine.ledger.give_back(run.id)
             engine.log.warning("its supervisor ended before the script began; releasing it", task=run.record.task_id)
+            return
+        if ending is not None and is_shortage(ending):
+            engine.fitness.refused(f"it cannot start a process: {ending.message}")
+            run.end_unstarted()
+            engine.ledger.give_back(run.id)
+            engine.log.warning("not started; releasing it", task=run.record.task_id, why=ending.message)
             return
         if ending is None:
             if not sweep_tree(run.directory, SWEEP_SECONDS):
@@ -90,7 +97,7 @@ class Finisher:
         has_log = run.directory.is_dir()
         log = replace(record.log, bytes=outcome.log_bytes, truncated=outcome.log_truncated) if has_log else None
         retry_in = retry_delay(record.retry, record.attempt, outcome)
-        if not run.disowned:
+        if not run.inherited:  # what the store does not show as ours it refuses; and it may show it again by now
             status = engine.store.queue.finish(
                 record.task_id,
                 record.token,
@@ -107,6 +114,8 @@ class Finisher:
             self._on_recorded(record, status)
         engine.roster.remove(run)
         run.settle()
+        if not has_log:  # nothing is left to upload, and nobody else comes by
+            engine.state.remove_run(run.directory)
         self._on_settled(run)
 
     def _is_cared_for(self, run: Run) -> bool:
@@ -124,6 +133,11 @@ class Finisher:
             engine.roster.remove(run)
             return True
         return task.status is Status.RUNNING and task.fence == record.fence  # asked again until rescuers take it
+
+
+def is_shortage(ending: Ending) -> bool:
+    """Whether its script never started for lack of what the machine should have: no fault of the task's."""
+    return ending.cause == "not_started" and ending.errno in SHORTAGES
 
 
 def outcome_of(run: Run, ending: Ending, now: float) -> Outcome:
@@ -150,7 +164,7 @@ def outcome_of(run: Run, ending: Ending, now: float) -> Outcome:
 def _reason(ending: Ending) -> Reason:
     if ending.cause == "exit":
         return Reason.CANCELED_BY_JOB if ending.exit_code == contract.SCRIPT_CANCELED else Reason.EXIT
-    return _CAUSES[ending.cause]
+    return _CAUSES.get(ending.cause, Reason.LOST)  # a newer version's supervisor may know more causes
 
 
 def retry_lane(record: RunRecord, outcome: Outcome, capacities: Sequence[Capacity]) -> Lane | None:

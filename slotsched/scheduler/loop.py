@@ -35,7 +35,7 @@ from slotsched.scheduler.leasing import RENEWALS_PER_LEASE, LeaseKeeper
 from slotsched.scheduler.notifying import Notifier
 from slotsched.scheduler.pruning import Pruner
 from slotsched.scheduler.publishing import Publisher
-from slotsched.scheduler.recovery import Recovery
+from slotsched.scheduler.recovery import Preparation, Recovery
 from slotsched.scheduler.replacing import Rehearsal, listen
 from slotsched.scheduler.rescuing import Rescuer
 from slotsched.scheduler.resolving import Resolver
@@ -163,19 +163,44 @@ class Loop:
             try:
                 recovered = self._recovery.run_once()
             except StoreUnreachable as error:
-                engine.log.warning("waiting for the store", why=str(error))
-                self._rest(REST_SHARE * engine.settings.lease)
+                self._wait("waiting for the store", error)
+                continue
+            except OSError as error:
+                self._wait("waiting for room in the state directory", error)
                 continue
             self._begin_lease(recovered.nonce)
+            adopted = self._recovery.take_over(recovered)
+            if recovered.resumed:  # else it has been prepared
+                self._prepare_store()
             engine.log.info(
                 "up",
                 id=engine.identity.id,
                 slots=engine.ledger.capacity.slots,
                 resumed=recovered.resumed,
-                adopted=recovered.adopted,
+                adopted=adopted,
             )
             return True
         return False
+
+    def _prepare_store(self) -> None:
+        """Until it has every index; whoever is to leave claims nothing more, and does without."""
+        engine = self._engine
+        while not engine.draining:
+            preparation = Preparation(engine.store)
+            preparation.start()
+            while preparation.is_alive() and not engine.draining:
+                engine.tick()
+                preparation.join(self._pulse)
+                self._read_inbox()
+            if preparation.error is None:
+                return
+            if not isinstance(preparation.error, StoreUnreachable):
+                raise preparation.error
+            self._wait("waiting for the store", preparation.error)
+
+    def _wait(self, message: str, error: Exception) -> None:
+        self._engine.log.warning(message, why=str(error))
+        self._rest(REST_SHARE * self._engine.settings.lease)
 
     def _rest(self, seconds: float) -> None:
         """Let the supervisors see that this loop turns, and hear signals, while nothing else can be done."""

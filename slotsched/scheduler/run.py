@@ -6,19 +6,39 @@ import contextlib
 import datetime as dt
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from slotsched.archive import log_key
 from slotsched.failpoints import failpoint
 from slotsched.model import InstanceRef, LogRef, Needs, Outcome, RetryPolicy, Task
 from slotsched.model.task import jsonable
-from slotsched.process import Supervised
+from slotsched.process import Supervised, forbid_start
 
 RECORD_NAME = "claim.json"  # beside the supervisor's files; only the scheduler reads it
 SETTLED_NAME = "settled"  # the store knows how it ended
+CLAIMS_NAME = "claims"  # the folder beside `runs` with a second copy of every record
+T = TypeVar("T")
+
+
+def second_record(directory: Path) -> Path:
+    """Where a run's record lies once more: out of reach of a script that removes its run directory (`$TMPDIR/..`).
+
+    It is written last before the launch, so where it exists without the first one the script may have started. A script
+    that removes the whole state directory takes this with it; only its living processes tell of it then.
+    """
+    return directory.parent.parent / CLAIMS_NAME / f"{directory.name}.json"
+
+
+def never_started(directory: Path) -> bool:
+    """Take the start right of a run for good; False where its script may have started. Raises OSError: ask again.
+
+    In a directory that its script has cleared the right is free again, and tells nothing.
+    """
+    cleared = second_record(directory).exists() and not (directory / RECORD_NAME).exists()
+    return not cleared and forbid_start(directory)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,28 +96,50 @@ class RunRecord:
 
     @failpoint("record")
     def write(self, directory: Path) -> None:
+        """Twice: whole in the run directory, then beside it. Raises OSError."""
+        text = json.dumps(jsonable(self))
         temporary = directory / f"{RECORD_NAME}.new"
         temporary.touch(mode=0o600)
-        temporary.write_text(json.dumps(jsonable(self)), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
         temporary.replace(directory / RECORD_NAME)
+        second = second_record(directory)
+        second.parent.mkdir(mode=0o700, exist_ok=True)
+        try:
+            second.touch(mode=0o600)
+            second.write_text(text, encoding="utf-8")
+        except OSError:  # nothing is launched, and nothing may look like it
+            second.unlink(missing_ok=True)
+            raise
 
     @classmethod
     def read(cls, directory: Path) -> RunRecord | None:
-        """None for a folder in which no claim was completely written: its script cannot have started."""
-        try:
-            found: dict[str, Any] = json.loads((directory / RECORD_NAME).read_text(encoding="utf-8"))
-            needs, retry = found.pop("needs"), found.pop("retry")
-            return cls(
-                instance=InstanceRef(**found.pop("instance")),
-                needs=Needs(**{**needs, "tags": tuple(needs["tags"])}),
-                retry=RetryPolicy(**{**retry, "on": tuple(retry["on"])}),
-                started_at=dt.datetime.fromisoformat(found.pop("started_at")),
-                log=LogRef(**found.pop("log")),
-                units={name: tuple(units) for name, units in found.pop("units", {}).items()},
-                **found,
-            )
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
+        """None where no record can be read; `never_started` tells whether that is because none was written.
+
+        What a newer version has written beside what this one knows is ignored.
+        """
+        for path in (directory / RECORD_NAME, second_record(directory)):
+            with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+                return cls._from(json.loads(path.read_text(encoding="utf-8")))
+        return None
+
+    @classmethod
+    def _from(cls, found: dict[str, Any]) -> RunRecord:
+        needs, retry = found["needs"], found["retry"]
+        values = {
+            "instance": _made(InstanceRef, found["instance"]),
+            "needs": _made(Needs, {**needs, "tags": tuple(needs["tags"])}),
+            "retry": _made(RetryPolicy, {**retry, "on": tuple(retry["on"])}),
+            "started_at": dt.datetime.fromisoformat(found["started_at"]),
+            "log": _made(LogRef, found["log"]),
+            "units": {name: tuple(units) for name, units in found.get("units", {}).items()},
+        }
+        return _made(cls, found | values)
+
+
+def _made(kind: type[T], values: Mapping[str, Any]) -> T:
+    """The dataclass of those values that it knows."""
+    known = {one.name for one in fields(kind)}  # type: ignore[arg-type]  # only dataclasses are asked for
+    return kind(**{name: value for name, value in values.items() if name in known})
 
 
 class Phase(Enum):

@@ -1,23 +1,31 @@
 """The state directory: what a scheduler that crashed or re-execs finds again.
 
 One scheduler per state directory (flock on `lock`); who it is stands in `instance.json`; `runs/` holds one folder per
-claim, the truth about attempts; `deadline-<id>` is the lease deadline that its supervisors watch.
+claim, the truth about attempts, and `claims/` what has been launched once more, where no script removes it together
+with its run directory; `deadline-<id>` is the lease deadline that its supervisors watch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
-import shutil
 import uuid
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from slotsched import logs
+from slotsched.contract import RUN_START, RUN_STATUS
 from slotsched.errors import AlreadyRunning, SlotschedError
 from slotsched.failpoints import failpoint
 from slotsched.machine import Space, space_at
+from slotsched.process import workdir
+from slotsched.scheduler.run import CLAIMS_NAME, RECORD_NAME, SETTLED_NAME, second_record
 from slotsched.settings import LOCK_FD_VARIABLE
+
+_PASSABLE = 0o711  # jobs of other users pass through
+_KNOWN_BY = (RUN_START, RUN_STATUS, SETTLED_NAME, RECORD_NAME)  # what a next start needs, the record longest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +59,10 @@ class StateDirectory:
     def lock(self) -> None:
         """Hold the directory until this process ends. Raises AlreadyRunning when another scheduler does."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True, mode=0o711)  # passed through by jobs of other users
-            self.runs.mkdir(exist_ok=True, mode=0o711)
+            for folder in (self.path, self.runs):
+                if not folder.exists():
+                    folder.mkdir(parents=True, exist_ok=True, mode=_PASSABLE)
+                    folder.chmod(_PASSABLE)  # whatever the umask
         except OSError as error:
             raise SlotschedError(
                 f"cannot use the state directory {self.path}: {error.strerror}. Set --state-dir"
@@ -68,9 +78,11 @@ class StateDirectory:
             raise AlreadyRunning(
                 f"another scheduler (pid {holder}) runs on {self.path}; give this one its own --state-dir"
             ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._lock_fd = fd
+        pid = f"{os.getpid()}\n".encode()
+        with contextlib.suppress(OSError):  # only a message needs it, and the disk may be full
+            os.pwrite(fd, pid, 0)
+            os.ftruncate(fd, len(pid))
 
     def hand_over_lock(self) -> None:
         """Let the program that replaces this one in place (exec) inherit the lock."""
@@ -121,12 +133,21 @@ class StateDirectory:
         return self.runs / run_id
 
     def run_directories(self) -> list[Path]:
-        return sorted(path for path in self.runs.iterdir() if path.is_dir())
+        """Those of all runs that are not done with; one that its script has removed is among them."""
+        names = {path.name for path in self.runs.iterdir() if path.is_dir()}
+        names |= {path.stem for path in (self.path / CLAIMS_NAME).glob("*.json")}
+        return [self.runs / name for name in sorted(names)]
 
     @failpoint("remove_run")
     def remove_run(self, directory: Path) -> None:
-        """Remove a run directory whose log is safe (or whose script never started)."""
-        shutil.rmtree(directory, ignore_errors=True)
+        """Remove a run directory whose log is safe (or whose script never started).
+
+        Its record goes last: if something cannot be removed, the next start knows the run by it and tries again.
+        """
+        if workdir.remove(directory, last=_KNOWN_BY):
+            second_record(directory).unlink(missing_ok=True)
+        else:
+            logs.get_logger().warning("a run cannot be removed; the next start tries again", run=directory.name)
 
     def space(self) -> Space:
         """What is left for run directories and the spool."""

@@ -17,6 +17,7 @@ from slotsched import errors
 from slotsched.failpoints import failpoint
 from slotsched.model import Capacity, Instance, Status
 from slotsched.model.limits import LARGEST_COUNT, LARGEST_SIZE
+from slotsched.store.barrier import see_all
 from slotsched.store.connection import Connection, Document
 from slotsched.store.reading import Reader, Unreadable
 
@@ -37,10 +38,14 @@ class Instances:
         Safe to send again with the same nonce: one that was declared dead meanwhile stays dead.
         """
         first = {"live": {"$ifNull": ["$live", True]}, "started_at": "$$NOW", "renewed_at": "$$NOW"}
+        wishes = {"draining": instance.draining or None, "slots_wanted": instance.slots_wanted}
+        taken_over = {
+            name: {"$ifNull": [f"${name}", wish]} for name, wish in wishes.items() if wish is not None
+        }  # people may have said something else since it was first sent
         with self._connection.guard():
             document = self._instances.find_one_and_update(
                 {"_id": instance.id, "nonce": instance.nonce},
-                [{"$set": _facts(instance) | first}],
+                [{"$set": _facts(instance) | first | taken_over}],
                 upsert=True,
                 return_document=ReturnDocument.AFTER,
             )
@@ -97,14 +102,18 @@ class Instances:
         The write names the nonce that was read before it, so that one delayed by the network cannot undo a later one.
         After an error repeat it, with a fresh nonce. What people set (`draining`, `slots_wanted`) stays.
         """
+        alive = {"_id": instance.id, "live": True}
         with self._connection.guard():
             while True:
-                seen = self._certain.find_one({"_id": instance.id, "live": True}, {"nonce": 1, "incarnation": 1})
+                seen = self._certain.find_one(alive, {"nonce": 1})
+                if seen is None:  # one that has just registered may not be shown yet
+                    see_all(self._connection)
+                    seen = self._certain.find_one(alive, {"nonce": 1})
                 if seen is None:
                     return None
                 facts = _facts(instance) | {"incarnation": {"$max": ["$incarnation", instance.incarnation]}}
                 document = self._instances.find_one_and_update(
-                    {"_id": instance.id, "live": True, "nonce": seen.get("nonce")},
+                    {**alive, "nonce": seen.get("nonce")},
                     [{"$set": {**facts, "renewed_at": "$$NOW"}}],
                     return_document=ReturnDocument.AFTER,
                 )
@@ -185,6 +194,15 @@ class Instances:
         return max(candidates, key=lambda instance: instance.started_at)
 
     # --- what people set --------------------------------------------------------------------------
+    def wishes(self, id: str) -> tuple[bool, int | None]:
+        """Whether the instance is to leave new tasks to others, and how many slots it is to offer; also a dead one's.
+
+        No wishes where there is no such instance. Majority read, index `_id`.
+        """
+        with self._connection.guard():
+            document = self._certain.find_one({"_id": id}, {"draining": 1, "slots_wanted": 1}) or {}
+        return document.get("draining") is True, _slots_wanted(Reader(document))
+
     def set_slots(self, name: str, slots: int) -> Instance:
         """What the instance should offer from its next renewal on. Raises NotFound, Ambiguous, Refused, UsageError."""
         if not 1 <= slots <= LARGEST_COUNT:

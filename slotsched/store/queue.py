@@ -16,6 +16,7 @@ from slotsched import errors
 from slotsched.failpoints import failpoint
 from slotsched.model import Cancel, InstanceRef, Lane, LogRef, Outcome, Progress, Reservation, Status, Task
 from slotsched.store import pipelines
+from slotsched.store.barrier import see_all
 from slotsched.store.connection import Connection, Document
 from slotsched.store.documents import (
     log_to_document,
@@ -181,9 +182,7 @@ class Queue:
         The claim may still land after this (a delayed packet); the sweep over `held` finds it then.
         """
         with self._connection.guard():
-            # The write makes sure that this primary is one, and that the read sees all it acknowledged before.
-            barrier = self._connection.collection("barriers")
-            barrier.update_one({"_id": "settle"}, {"$currentDate": {"at": True}}, upsert=True)
+            see_all(self._connection)
             return self.claimed(token)
 
     @failpoint("claimed")
@@ -197,11 +196,17 @@ class Queue:
                 self._end_invalid({"_id": document["_id"], "claim.token": token}, str(why), token)
         return tasks
 
-    def held(self, instance_id: str) -> dict[str, Held]:
-        """The running tasks the store shows as this instance's, by id. Index `claims`, majority read."""
+    def held(self, instance_id: str, *, settled: bool = False) -> dict[str, Held]:
+        """The running tasks the store shows as this instance's, by id. Index `claims`, majority read.
+
+        settled: certainly all of them, for the price of a write; without it a new primary may not show the last claims
+        yet, and still show what has ended since.
+        """
         held = {}
         projection = {"claim": 1, "fence": 1, "cancel": 1}
         with self._connection.guard():
+            if settled:
+                see_all(self._connection)
             mine = self._certain.find({"status": _RUNNING, "claim.instance": instance_id}, projection).hint("claims")
             for document in mine:
                 try:

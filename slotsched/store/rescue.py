@@ -9,6 +9,7 @@ from slotsched import errors
 from slotsched.failpoints import failpoint
 from slotsched.model import Status
 from slotsched.store import pipelines
+from slotsched.store.barrier import see_all
 from slotsched.store.connection import Connection
 
 _RUNNING = Status.RUNNING.value
@@ -59,6 +60,10 @@ class Rescue:
         Repeatable: what an error left undone, the next call does. Raises Refused for an instance that is live.
         """
         sight = self.seen([instance_id])[instance_id]
+        if sight is None:  # one that has just registered may not be shown yet; that it is dead is final
+            with self._connection.guard():
+                see_all(self._connection)
+            sight = self.seen([instance_id])[instance_id]
         if sight is not None and sight[0]:
             raise errors.Refused(f"instance {instance_id} is live; its tasks are its own")
         theirs = {"status": _RUNNING, "claim.instance": instance_id}

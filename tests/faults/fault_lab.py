@@ -160,7 +160,8 @@ def leftovers(fleet: Fleet, names: Iterable[str]) -> list[str]:
         f"{one.name} says {one.used} slots used by {one.running} tasks" for one in live if one.used or one.running
     ]
     for name in wanted:
-        found += [f"{name}: {path.name} in runs/" for path in (fleet.folder / f"state-{name}" / "runs").iterdir()]
+        state = fleet.folder / f"state-{name}"
+        found += [f"{name}: {path.relative_to(state)}" for path in (*state.glob("runs/*"), *state.glob("claims/*"))]
     return found + _claims(fleet)
 
 

@@ -7,14 +7,17 @@ disk is in `integration/test_process_log.py`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from figures import Figures
-from fleet import Fleet, FleetMaker, boottime, processes_of, until
+from fleet import Fleet, FleetMaker, InstanceProcess, boottime, processes_of, until
 from fleet_fixtures import LEASE_SECONDS
 
 from slotsched import contract
@@ -23,7 +26,20 @@ from slotsched import contract
 @pytest.fixture
 def cramped(make_fleet: FleetMaker) -> Iterator[Fleet]:
     """A fleet whose instance `tiny` has its state directory on a tmpfs of 1 MB."""
-    with make_fleet() as made:
+    with on_a_tmpfs(make_fleet, LEASE_SECONDS) as made:
+        yield made
+
+
+@pytest.fixture
+def patient(make_fleet: FleetMaker) -> Iterator[Fleet]:
+    """The same with a lease that is long enough to come back within it."""
+    with on_a_tmpfs(make_fleet, 20.0) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def on_a_tmpfs(make_fleet: FleetMaker, lease: float) -> Iterator[Fleet]:
+    with make_fleet(lease=f"{lease}s") as made:
         state = made.folder / "state-tiny"
         state.mkdir()
         mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", state]
@@ -34,6 +50,20 @@ def cramped(make_fleet: FleetMaker) -> Iterator[Fleet]:
         finally:
             made.clean_up()
             subprocess.run(["umount", "-l", state], check=True)
+
+
+def fill(fleet: Fleet) -> Path:
+    """A file that takes all there is left."""
+    ballast = fleet.folder / "state-tiny" / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as stream:
+        while stream.write(bytes(4096)):
+            pass
+    assert free(fleet) == 0
+    return ballast
+
+
+def ups(instance: InstanceProcess) -> int:
+    return sum(line["msg"] in ("up", "up again") for line in instance.log())
 
 
 def free(fleet: Fleet) -> int:
@@ -127,3 +157,55 @@ def test_a_disk_that_fills_up_between_the_claim_and_the_start_gives_the_task_bac
         subprocess.run(["umount", "-l", runs], check=True)
     (ended,) = fleet.ended(blocked)
     assert (ended.status, len(ended.attempts), len(fleet.witness.starts(blocked))) == ("completed", 1, 1)
+
+
+# --- a start on a full disk -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["SIGHUP", "kill"])
+def test_a_scheduler_that_comes_back_on_a_full_disk_goes_on_with_its_tasks(
+    patient: Fleet, figure: Figures, how: str
+) -> None:
+    fleet, go = patient, patient.folder / "go"
+    tiny = fleet.start("tiny")
+    task = fleet.client.enqueue("gate", {"file": str(go)}).id
+    fleet.witness.wait_for("start", task)
+    before = fleet.client.store.instances.live()[0]
+    ballast = fill(fleet)
+    if how == "kill":
+        tiny.process.kill()
+        tiny.process.wait(10)
+        tiny = fleet.start("tiny")
+    else:
+        tiny.signal(signal.SIGHUP)
+        until(lambda: ups(tiny) == 2 or tiny.process.poll() is not None, seconds=30, what="up again")
+        assert tiny.process.poll() is None, tiny.output.read_text()[-2000:]
+    [after] = fleet.client.store.instances.live()
+    assert (after.id, after.incarnation) == (before.id, before.incarnation + 1)
+    go.touch()
+    ended = fleet.ended(task)[0]
+    figure("F10", f"tasks that noticed a start on a full disk ({how})", ended.status != "completed", "", exactly=0)
+    assert len(ended.attempts) == 1
+    ballast.unlink()
+    until(lambda: not list((tiny.state_dir / "runs").iterdir()), what="an empty spool")
+
+
+@pytest.mark.parametrize("how", ["while it runs", "at its start"])
+def test_a_new_identity_waits_for_room_and_is_told_to_nobody_before(patient: Fleet, how: str) -> None:
+    fleet, instances = patient, patient.client.store.instances
+    tiny = fleet.start("tiny")
+    [before] = instances.live()
+    ballast = fill(fleet)
+    if how == "at its start":
+        tiny.process.kill()
+        tiny.process.wait(10)
+    until(lambda: fleet.client.store.rescue.fence(before.id, instances.get(before.id).nonce), what="its fence")
+    if how == "at its start":
+        tiny = fleet.start("tiny", wait=False)
+    until(lambda: "No space left on device" in tiny.output.read_text(), seconds=40, what="a try")
+    assert tiny.process.poll() is None
+    assert instances.live() == []
+    ballast.unlink()
+    until(lambda: instances.live(), seconds=40, what="a new identity")
+    assert [one.id == before.id for one in instances.live()] == [False]
+    assert fleet.ended(fleet.client.enqueue("work").id)[0].status == "completed"

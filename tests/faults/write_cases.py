@@ -259,6 +259,12 @@ QUEUE = [
         lambda store, _: _guarded_claimed(store),
     ),
     Case(
+        "queue.held for certain",
+        ("update",),
+        lambda s: s.running(),
+        lambda store, _: store.queue.held(ME.id, settled=True),
+    ),
+    Case(
         "queue.held with one that nobody can read",
         ("update",),
         lambda s: s.damage(s.running()[0], fence="first"),
@@ -430,6 +436,7 @@ INSTANCES = [
     Case("instances.register", ("findAndModify",), lambda s: None, lambda t, _: t.instances.register(instance())),
     Case("instances.renew", ("findAndModify",), _registered, _renew, check=_newest_nonce),
     Case("instances.resume", ("findAndModify",), _registered, _resume, check=_newest_nonce),
+    Case("instances.resume what nobody knows", ("update",), lambda s: ["nonce-0"], _resume),
     Case("instances.retire", ("update",), _registered, lambda store, _: store.instances.retire(ME.id, 1), "leaver"),
     Case(
         "instances.set_slots",
@@ -447,5 +454,5 @@ INSTANCES = [
     ),
     Case("instances.prune", ("update", "delete"), _long_dead, lambda store, _: store.instances.prune(86400.0)),
     Case("rescue.fence", ("update",), _registered, lambda store, _: store.rescue.fence(ME.id, "nonce-0")),
-    Case("rescue.take", ("update",), _owned, lambda store, _: store.rescue.take(ME.id)),
+    Case("rescue.take", ("update", "update"), _owned, lambda store, _: store.rescue.take(ME.id)),
 ]

@@ -178,15 +178,22 @@ def test_kill_is_an_order_without_grace(lab):
     assert ending.ended - asked < 1
 
 
+def obeyed(pid: int) -> bool:
+    """No order's signal waits to be taken, and the supervisor has gone back to waiting."""
+    words = Path(f"/proc/{pid}/status").read_text().split()
+    pending = int(words[words.index("SigPnd:") + 1], 16) | int(words[words.index("ShdPnd:") + 1], 16)
+    return not pending & 1 << (signal.SIGUSR1 - 1) and words[words.index("State:") + 1] == "S"
+
+
 def test_a_later_order_shortens_an_earlier_one_and_never_lengthens_it(lab):
     attempt = lab.sh("trap '' TERM; echo ready; while :; do sleep 0.05; done", grace=30)
     attempt.wait_text("ready")
     attempt.order("canceled")
-    time.sleep(0.1)  # for the first order to be read; the second replaces the file
-    attempt.order("shutdown", 0.3)
-    time.sleep(0.05)
+    wait_until(lambda: obeyed(attempt.pid))  # the next one replaces its file
+    attempt.order("shutdown", 2)
+    wait_until(lambda: obeyed(attempt.pid))
     attempt.order("shutdown", 20)
-    ending = attempt.wait(5)
+    ending = attempt.wait(10)
     assert ending.cause == "canceled"
 
 
@@ -201,7 +208,7 @@ def test_lost_outranks_a_cancel(lab):
     attempt = lab.sh("trap '' TERM; echo ready; while :; do sleep 0.05; done", grace=30)
     attempt.wait_text("ready")
     attempt.order("canceled")
-    time.sleep(0.1)
+    wait_until(lambda: obeyed(attempt.pid))
     attempt.order("lost", 0)
     assert attempt.wait(5).cause == "lost"
 

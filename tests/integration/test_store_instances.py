@@ -303,3 +303,29 @@ def test_a_wish_for_slots_that_cannot_be_read_costs_no_lease(store: Store, raw: 
     renewed = store.instances.renew(FACTS.id, FACTS.incarnation, [FACTS.nonce], "n1")
     assert renewed is not None
     assert renewed.slots_wanted is None
+
+
+# --- the next document of the same instance ---------------------------------------------------------
+def test_an_instance_takes_over_what_people_had_set_of_the_one_before(store: Store) -> None:
+    registered = store.instances.register(replace(FACTS, draining=True, slots_wanted=3))
+    assert (registered.draining, registered.slots_wanted) == (True, 3)
+    assert store.instances.wishes(FACTS.id) == (True, 3)
+
+
+def test_a_registration_that_is_sent_again_does_not_undo_what_people_have_set_meanwhile(store: Store) -> None:
+    before = replace(FACTS, draining=True, slots_wanted=3)
+    store.instances.register(before)
+    store.instances.set_draining(FACTS.id, False)
+    store.instances.set_slots(FACTS.id, 2)
+    again = store.instances.register(before)
+    assert (again.draining, again.slots_wanted) == (False, 2)
+
+
+def test_the_wishes_of_a_dead_instance_are_still_known_and_its_own_end_is_none_of_them(store: Store) -> None:
+    store.instances.register(FACTS)
+    assert store.instances.wishes(FACTS.id) == (False, None)
+    assert store.instances.renew(FACTS.id, 1, ["n0"], "n1", draining=True) is not None
+    store.instances.set_slots(FACTS.id, 2)
+    assert store.rescue.fence(FACTS.id, "n1")
+    assert store.instances.wishes(FACTS.id) == (False, 2)
+    assert store.instances.wishes("nobody") == (False, None)

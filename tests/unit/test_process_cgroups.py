@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 
 import pytest
 
-from slotsched.process import cgroups
+from slotsched.process import DeadlineFile, Spec, cgroups, read_ending, start_facts, sweep_tree, write_spec
+from slotsched.process.files import boot_id
+from slotsched.process.rundir import take_start_right
 from slotsched.process.tree import LimitedTree, Tree
 
 
@@ -57,3 +62,44 @@ def test_members_and_kill_reach_groups_a_script_made_below(group):
     cgroups.kill(group)
     assert (group / "cgroup.kill").read_text() == "1"
     cgroups.kill(group / "gone")
+
+
+@pytest.mark.parametrize("key", ["cgroup", "memory_cgroup"])
+def test_the_sweep_removes_the_groups_that_a_killed_supervisor_left(tmp_path, key):
+    group = tmp_path / "group"
+    (group / "below").mkdir(parents=True)
+    take_start_right(tmp_path, {"by": "supervisor", "boot_id": boot_id(), "containment": "pidns", key: str(group)})
+    assert sweep_tree(tmp_path) is True
+    assert not group.exists()
+
+
+SUPERVISED = """
+import sys
+from pathlib import Path
+from slotsched.process import cgroups, read_spec, supervisor
+run_dir = Path(sys.argv[1])
+cgroups.memory_parent = lambda: run_dir / "groups"
+supervisor.run(run_dir, read_spec(run_dir), "subreaper")
+"""
+
+
+@pytest.mark.parametrize(("memory", "noted"), [(100 << 20, True), (None, False)])
+def test_a_supervisor_notes_the_group_that_limits_its_memory_before_it_makes_it(tmp_path, memory, noted):
+    deadline = DeadlineFile.create(tmp_path / "deadline", 60.0)
+    deadline.extend(time.clock_gettime(time.CLOCK_BOOTTIME) + 60)
+    spec = Spec(
+        argv=["true"],
+        env={"PATH": "/usr/bin:/bin"},
+        max_time=10,
+        grace=1,
+        deadline_file=str(deadline.path),
+        memory=memory,
+    )
+    write_spec(tmp_path, spec)
+    subprocess.run([sys.executable, "-c", SUPERVISED, tmp_path], check=True, timeout=30)
+    deadline.close()
+    ending = read_ending(tmp_path)
+    assert ending is not None
+    assert (ending.cause, ending.exit_code) == ("exit", 0)
+    group = start_facts(tmp_path).get("memory_cgroup")
+    assert group == (str(tmp_path / "groups" / f"slotsched-{tmp_path.name}") if noted else None)

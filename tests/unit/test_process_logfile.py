@@ -99,6 +99,14 @@ def test_the_disk_holds_no_more_than_a_few_times_the_cap(path, monkeypatch, hole
     assert path.stat().st_size <= (1 << 20) + 2 * 16_000
 
 
+def test_a_small_cap_gives_blocks_back_too(path):
+    log = LogFile(path, 1000 * SIZE)
+    fill(log, 100_000)
+    assert path.stat().st_size == 100_000 * SIZE
+    assert path.stat().st_blocks * 512 < 100_000
+    log.close()
+
+
 def test_very_short_lines_are_charged_for_what_they_take_on_the_disk(path):
     log = LogFile(path, 1 << 20)
     wrapped = b'{"level":30,"time":1795228924445,"stream":"stdout","msg":""}\n'
@@ -169,9 +177,59 @@ def test_a_disk_that_stays_full_ends_with_whole_lines(path, monkeypatch):
 
 def test_repair_cuts_a_torn_line(path):
     path.write_bytes(line(1) + line(2)[:5])
-    assert repair(path) == SIZE
+    assert repair(path) == (SIZE, False)
     assert path.read_bytes() == line(1)
     path.write_bytes(b"x" * 200_000)
-    assert repair(path) == 0
+    assert repair(path) == (0, False)
     path.unlink()
-    assert repair(path) == 0
+    assert repair(path) == (0, False)
+    path.mkdir()
+    assert repair(path) == (0, False)
+
+
+def test_repair_leaves_no_hole_where_a_killed_supervisor_had_left_the_middle_out(path):
+    """A reader would get a terabyte of zeros for what a script wrote for a day."""
+    log = LogFile(path, 1000 * SIZE)
+    fill(log, 20_000)
+    with path.open("ab") as file:
+        file.write(line(20_000)[:5])
+    assert path.stat().st_size > 20_000 * SIZE
+    found = repair(path)
+    assert found == (path.stat().st_size, True)
+    assert b"\0" not in path.read_bytes()
+    kept = numbers(path)
+    middle = kept.index(None)
+    assert kept[:middle] == list(range(500))
+    assert kept[-1] == 19_999
+    assert kept[middle + 1 :] == list(range(20_000 - len(kept) + middle + 1, 20_000))
+    marker = json.loads(path.read_bytes().splitlines()[middle])
+    running = (20_000 - len(kept) + middle + 1) * SIZE
+    assert path.read_bytes().index(line(20_000 - len(kept) + middle + 1)) == running - marker["hole"]
+    assert repair(path) == (found.size, False), "what is whole is left alone"
+    log.close()
+
+
+def test_repair_takes_no_longer_for_a_larger_hole(path):
+    path.write_bytes(line(1))
+    with path.open("r+b") as file:
+        file.truncate(1 << 40)
+        file.seek(1 << 40)
+        file.write(line(2))
+    assert repair(path) == (2 * SIZE, True)
+    assert path.read_bytes() == line(1) + line(2)
+    with path.open("r+b") as file:
+        file.truncate(1 << 40)
+    assert repair(path) == (2 * SIZE, True), "nothing but a hole"
+
+
+def test_repair_on_a_full_disk_leaves_head_hole_and_tail(path, monkeypatch):
+    log = LogFile(path, 1000 * SIZE)
+    fill(log, 20_000)
+    before = numbers(path)
+    size = path.stat().st_size
+    disk = Full()
+    disk.full = True
+    monkeypatch.setattr(logfile.os, "pwrite", disk)
+    assert repair(path) == (size, True)
+    assert numbers(path) == before
+    log.close()

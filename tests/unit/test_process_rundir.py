@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -98,6 +99,17 @@ def test_an_abandoned_attempt_is_lost_and_its_log_ends_with_a_whole_line(tmp_pat
     (tmp_path / "log.ndjson").write_bytes(b'{"a":1}\n{"b"')
     ending = abandoned_ending(tmp_path)
     assert (ending.cause, ending.started, ending.log_bytes) == ("lost", 1.5, 8)
+    assert not ending.log_truncated
+
+
+def test_an_abandoned_log_with_a_hole_is_said_to_be_truncated(tmp_path):
+    log = tmp_path / "log.ndjson"
+    log.write_bytes(b'{"a":1}\n')
+    os.truncate(log, 1 << 30)
+    with log.open("ab") as file:
+        file.write(b'{"b":2}\n')
+    ending = abandoned_ending(tmp_path)
+    assert (ending.log_bytes, ending.log_truncated) == (16, True)
 
 
 def test_nested_nonsense_is_no_object(tmp_path):

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import os
+import shutil
+import signal
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,10 +15,12 @@ from typing import Any
 import pytest
 from stand_ins import FakeClock, engine_of
 
-from slotsched.model import Cancel
-from slotsched.process.rundir import _ORDER_CAUSES
+from slotsched.ledger import Ledger
+from slotsched.model import Cancel, Capacity, InstanceRef, Needs, RetryPolicy, Status, Task
+from slotsched.process.rundir import _ORDER_CAUSES, take_start_right
 from slotsched.scheduler.engine import Engine
-from slotsched.scheduler.run import Phase, Roster, Run
+from slotsched.scheduler.run import Phase, Roster, Run, RunRecord
+from slotsched.scheduler.statedir import StateDirectory
 from slotsched.scheduler.supervision import OBEY_SECONDS, Supervision
 from slotsched.scheduler.sweeping import Sweeper
 from slotsched.store import Held
@@ -35,18 +43,43 @@ class Supervisor:
         self.killed += 1
 
 
-class Sweep:
-    """A sweeper with one running task, and the store's view of it."""
+EPOCH = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+ME = InstanceRef(id="me", name="me")
+LATE = Task(
+    id="late",
+    job="job",
+    args={},
+    status=Status.RUNNING,
+    needs=Needs(slots=2),
+    due_at=EPOCH,
+    created_at=EPOCH,
+    started_at=EPOCH,
+    attempt=1,
+    fence=1,
+    retry=RetryPolicy(limit=1, on=("lost",)),
+)
 
-    def __init__(self) -> None:
+
+class Sweep:
+    """A sweeper with one running task, and the store's view of it. unsettled: the view of a primary just elected."""
+
+    def __init__(self, folder: Path) -> None:
         self.clock = FakeClock()
         self.held: dict[str, Held] = {"task": Held(token="ours", fence=1, cancel=None)}
+        self.unsettled: dict[str, Held] | None = None
         self.released: list[tuple[str, str]] = []
-        queue = SimpleNamespace(held=lambda _: self.held, release=lambda *claim: self.released.append(claim))
+        self.tasks = {"late": LATE}
+        queue = SimpleNamespace(held=self._held, release=lambda *claim: self.released.append(claim))
+        self.state = StateDirectory(folder)
+        self.state.runs.mkdir()
         self.engine = engine_of(
             self.clock,
-            store=SimpleNamespace(queue=queue),
+            store=SimpleNamespace(queue=queue, tasks=SimpleNamespace(get=self.tasks.__getitem__)),
             identity=SimpleNamespace(id="me"),
+            ref=ME,
+            archive=SimpleNamespace(url="file:///logs"),
+            state=self.state,
+            ledger=Ledger(Capacity(slots=4)),
             roster=Roster(),
             unsettled={},
         )
@@ -58,10 +91,30 @@ class Sweep:
         self.engine.roster.add(self.run)
         self.sweeper = Sweeper(self.engine)
 
+    def _held(self, _: str, *, settled: bool = False) -> dict[str, Held]:
+        return self.held if settled or self.unsettled is None else self.unsettled
+
+    def launched(self) -> Path:
+        """The run directory of the task `late`, whose script has the start right."""
+        directory = self.state.run_directory("late-1")
+        directory.mkdir()
+        RunRecord.of(LATE, "too late", ME, "file:///logs").write(directory)
+        take_start_right(directory, {"by": "supervisor"})
+        return directory
+
+    def damage_records(self) -> None:
+        for record in self.state.path.rglob("*.json"):
+            record.write_text("{}")
+
+    @property
+    def late(self) -> Run | None:
+        found: Run | None = self.engine.roster.get("late-1")
+        return found
+
 
 @pytest.fixture
-def sweep() -> Sweep:
-    return Sweep()
+def sweep(tmp_path: Path) -> Sweep:
+    return Sweep(tmp_path)
 
 
 def test_a_run_that_the_store_shows_as_ours_is_left_alone(sweep: Sweep) -> None:
@@ -75,6 +128,19 @@ def test_a_run_that_the_store_does_not_show_as_ours_is_killed(sweep: Sweep, held
     sweep.sweeper.run_once()
     assert sweep.supervisor.orders == [("lost", 0.0)]
     assert sweep.run.disowned
+
+
+def test_what_a_new_primary_does_not_show_yet_is_asked_for_again_before_anything_is_killed(sweep: Sweep) -> None:
+    sweep.unsettled = {}
+    assert sweep.sweeper.run_once() == 0
+    assert sweep.supervisor.orders == []
+    assert not sweep.run.disowned
+
+
+def test_what_a_new_primary_still_shows_is_asked_for_again_before_it_is_given_back(sweep: Sweep) -> None:
+    sweep.unsettled = {**sweep.held, "ended": Held(token="ended since", fence=1, cancel=None)}
+    assert sweep.sweeper.run_once() == 0
+    assert sweep.released == []
 
 
 @pytest.mark.parametrize(("kill", "order"), [(False, ("canceled", None)), (True, ("canceled", 0.0))])
@@ -99,6 +165,81 @@ def test_a_claim_that_nobody_here_holds_is_given_back(sweep: Sweep) -> None:
     sweep.held["late"] = Held(token="too late", fence=1, cancel=None)
     assert sweep.sweeper.run_once() == 1
     assert sweep.released == [("late", "too late")]
+
+
+@pytest.mark.parametrize("left", ["all of it", "its folder", "nothing"])
+def test_a_claim_whose_script_had_been_launched_is_not_given_back_whatever_the_script_has_removed(
+    sweep: Sweep, left: str
+) -> None:
+    """`rm -rf "$TMPDIR"/../*` leaves an empty folder, in which the start right can be had once more."""
+    directory = sweep.launched()
+    if left != "all of it":
+        shutil.rmtree(directory)
+    if left == "its folder":
+        directory.mkdir()
+    sweep.held["late"] = Held(token="too late", fence=1, cancel=None)
+    assert sweep.sweeper.run_once() == 1
+    assert sweep.released == []
+    assert sweep.late is not None
+    assert sweep.late.phase is Phase.RUNNING, "the supervision looks for its processes, and settles it"
+    assert sweep.engine.ledger.free.slots == 2
+    assert sweep.late.ordered is None, "its record says how long it may go on"
+
+
+def test_a_run_without_a_readable_record_is_lost_and_told_as_the_store_knows_it(sweep: Sweep) -> None:
+    directory = sweep.launched()
+    sweep.damage_records()
+    sweep.held["late"] = Held(token="too late", fence=1, cancel=None)
+    sweep.sweeper.run_once()
+    assert sweep.late is not None
+    assert sweep.late.ordered == ("lost", True)
+    record = sweep.late.record
+    assert (record.token, record.attempt, record.retry.limit, record.needs) == ("too late", 1, 1, Needs(slots=2))
+    assert sweep.late.directory == directory
+
+
+def test_a_run_that_changed_hands_while_it_was_looked_at_is_left_to_the_next_sweep(sweep: Sweep) -> None:
+    sweep.launched()
+    sweep.damage_records()
+    sweep.tasks["late"] = replace(LATE, fence=2)
+    sweep.held["late"] = Held(token="too late", fence=1, cancel=None)
+    sweep.sweeper.run_once()
+    assert (sweep.late, sweep.released) == (None, [])
+
+
+def test_a_claim_whose_processes_live_is_not_given_back_though_nothing_else_tells_of_it(sweep: Sweep) -> None:
+    """A version before this one kept nothing out of reach of a script that removes its run directory."""
+    marks = {"SLOTSCHED_TASK_ID": "late", "SLOTSCHED_TASK_FENCE": "1"}
+    script = subprocess.Popen(["sleep", "60"], env={**os.environ, **marks})
+    try:
+        sweep.held["late"] = Held(token="too late", fence=1, cancel=None)
+        assert sweep.sweeper.run_once() == 1
+        assert sweep.released == []
+        assert script.wait(10) == -signal.SIGKILL
+        assert sweep.late is not None
+        assert sweep.late.ordered == ("lost", True)
+    finally:
+        script.kill()
+        script.wait()
+
+
+def test_a_claim_that_was_never_launched_is_given_back_with_what_was_prepared_for_it(sweep: Sweep) -> None:
+    directory = sweep.state.run_directory("late-1")
+    directory.mkdir()
+    sweep.held["late"] = Held(token="too late", fence=1, cancel=None)
+    assert sweep.sweeper.run_once() == 1
+    assert sweep.released == [("late", "too late")]
+    assert not directory.exists()
+
+
+def test_a_claim_that_cannot_be_settled_keeps_no_other_from_being_settled(sweep: Sweep) -> None:
+    odd = sweep.state.run_directory("odd-1")
+    odd.mkdir()
+    take_start_right(odd, {"by": "supervisor"})  # a task that the store does not find
+    sweep.held |= {name: Held(token=f"of {name}", fence=1, cancel=None) for name in ("odd", "plain")}
+    sweep.sweeper.run_once()
+    assert sweep.released == [("plain", "of plain")]
+    assert ("exception", "a claim cannot be settled; trying again") in sweep.engine.log.lines
 
 
 def test_a_claim_in_doubt_is_not_given_back(sweep: Sweep) -> None:
