@@ -118,7 +118,7 @@ class RunRecord:
         What a newer version has written beside what this one knows is ignored.
         """
         for path in (directory / RECORD_NAME, second_record(directory)):
-            with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+            with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 return cls._from(json.loads(path.read_text(encoding="utf-8")))
         return None
 

@@ -17,14 +17,13 @@ from slotsched.process import (
     SpawnerGone,
     Supervised,
     find_supervisor,
-    forbid_start,
     read_ending,
     start_facts,
 )
 from slotsched.scheduler.ending import Finisher
 from slotsched.scheduler.engine import Engine
 from slotsched.scheduler.fitness import SHORTAGES
-from slotsched.scheduler.run import Phase, Run
+from slotsched.scheduler.run import Phase, Run, never_started
 from slotsched.scheduler.starting import Starter
 
 UNSEEN_SECONDS = 10.0  # a launch nobody reported for so long lost its message or its spawner
@@ -131,8 +130,12 @@ class Supervision:
         return forsaken or run.ordered is not None
 
     def _give_up_launch(self, run: Run) -> None:
-        """Where it has been launched after all, its supervisor is found and adopted by the others' way."""
-        if not forbid_start(run.directory):
+        """Where it has been launched after all, it is its supervisor's to end."""
+        supervised = find_supervisor(run.directory)
+        if supervised is not None:
+            self.adopt(run, supervised)
+            return
+        if not never_started(run.directory):
             return
         why = "there is no spawner" if run.ordered is None else f"told to end: {run.ordered[0]}"
         self._engine.log.warning("not started; releasing it", task=run.record.task_id, why=why)
@@ -173,7 +176,7 @@ class Supervision:
         run.ordered_at = self._engine.now()
 
     def _launch_failed(self, event: LaunchFailed, run: Run) -> None:
-        if not forbid_start(run.directory):  # a launch that was sent twice may have worked once
+        if not never_started(run.directory):  # a launch that was sent twice may have worked once
             if not run.directory.is_dir():
                 self._collect(run)
         elif event.errno in SHORTAGES:

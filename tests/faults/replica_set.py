@@ -266,6 +266,14 @@ class ReplicaSet:
     def secondaries(self) -> list[Member]:
         return [member for member in self.members if (hello := member.hello()) is not None and hello.get("secondary")]
 
+    def leaf(self) -> Member:
+        """A secondary that no other one replicates from: else its freeze is one of that other, too, until that has
+        waited for MongoDB's `oplogNetworkTimeoutBufferSeconds` (5) and chosen another source.
+        """
+        secondaries = self.secondaries()
+        sources = {one.client.admin.command("replSetGetStatus").get("syncSourceHost") for one in secondaries}
+        return next(one for one in secondaries if one.address not in sources)
+
     def others(self, than: Member) -> list[Member]:
         """All but one, whatever they are at the moment."""
         return [member for member in self.members if member is not than]

@@ -158,7 +158,7 @@ def test_with_a_secondary_frozen_claims_go_on_as_before(
     name = "freeze of a secondary"
     with Feeder(working) as feeder:
         wait_for_starts(working, feeder, 5)
-        with replica_set.frozen(replica_set.secondaries()[0]):
+        with replica_set.frozen(replica_set.leaf()):
             begun = boottime()
             wait_for_starts(working, feeder, 20, since=begun)
             until(lambda: boottime() - begun > replica_set.election_seconds + 1, what="it to be missed")

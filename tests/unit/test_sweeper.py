@@ -102,9 +102,9 @@ class Sweep:
         take_start_right(directory, {"by": "supervisor"})
         return directory
 
-    def damage_records(self) -> None:
+    def damage_records(self, content: str = "{}") -> None:
         for record in self.state.path.rglob("*.json"):
-            record.write_text("{}")
+            record.write_text(content)
 
     @property
     def late(self) -> Run | None:
@@ -186,9 +186,10 @@ def test_a_claim_whose_script_had_been_launched_is_not_given_back_whatever_the_s
     assert sweep.late.ordered is None, "its record says how long it may go on"
 
 
-def test_a_run_without_a_readable_record_is_lost_and_told_as_the_store_knows_it(sweep: Sweep) -> None:
+@pytest.mark.parametrize("content", ["{}", "[]", "torn", "[" * 100_000], ids=["empty", "list", "torn", "deep"])
+def test_a_run_without_a_readable_record_is_lost_and_told_as_the_store_knows_it(sweep: Sweep, content: str) -> None:
     directory = sweep.launched()
-    sweep.damage_records()
+    sweep.damage_records(content)
     sweep.held["late"] = Held(token="too late", fence=1, cancel=None)
     sweep.sweeper.run_once()
     assert sweep.late is not None
