@@ -24,7 +24,7 @@ def main() -> None:
         seen["private folder left"] = (attempt.run_dir / "work").exists()
         seen["exit"], seen["uid"] = [ending.cause, ending.exit_code], attempt.text()
 
-        attempt = escaper(lab, "0.3")
+        attempt = escaper(lab, "1.5")
         attempt.wait()
         seen["escaped after exit"] = len(attempt.alive())
         attempt = escaper(lab, "5")

@@ -41,7 +41,7 @@ def test_follow_shows_a_bar_that_goes_away(user: User) -> None:
 
 
 def test_ctrl_c_while_following_says_how_to_rejoin(user: User) -> None:
-    with user.terminal("enqueue", "slow", "--follow") as terminal:
+    with user.terminal("enqueue", "slow", "steps=200", "--follow") as terminal:
         terminal.until("step 1")
         terminal.interrupt()
         done = terminal.end()

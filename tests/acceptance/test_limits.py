@@ -69,7 +69,7 @@ def test_the_limit_holds_per_value_of_an_argument(limited: Fleet) -> None:
     assert starts[others[3]] >= ends[others[1]]
     assert starts[others[1]] < ends[others[0]], "two customers side by side"
     done = [task_id for task_id in acme if task_id in starts]
-    assert len(done) < 10
+    assert len(done) < 40, "the other customers did not wait for all of these"
     assert all(starts[later] >= ends[earlier] for earlier, later in itertools.pairwise(done))
     said = "concurrency limit 1 for customer=acme reached (held by "
     until(lambda: limited.client.why(acme[-1]).startswith(said), what="the reason")  # not between two of them

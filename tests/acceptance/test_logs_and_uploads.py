@@ -161,7 +161,7 @@ def test_a_follower_sees_lines_live_and_goes_on_in_the_bucket_without_a_seam(
     """One from the start, and one that comes in the middle; the upload is held up so that both must change over."""
     fleet = stage.fleet
     fleet.start("speaker")
-    task = fleet.enqueue("talker", "lines=200", "pause=0.02")
+    task = fleet.enqueue("talker", "lines=500", "pause=0.02")
     early = Follower(fleet, task)
     until(lambda: len(early.lines) > 50, what="lines while the task runs")
     late = Follower(fleet, task)
@@ -174,7 +174,7 @@ def test_a_follower_sees_lines_live_and_goes_on_in_the_bucket_without_a_seam(
 
     followed, followed_late = early.finish(30), late.finish(30)
     log = stage.wait_for_log(task)
-    assert len(said(log, "out")) == 200
+    assert len(said(log, "out")) == 500
     assert followed == log
     assert followed_late == log
     delays = early.delays(both_read)

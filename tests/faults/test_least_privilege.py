@@ -234,6 +234,8 @@ REFUSED = {
 @pytest.mark.parametrize("user", REFUSED)
 def test_a_role_is_refused_the_others_acts_by_name_and_changes_nothing(locked: Locked, user: str) -> None:
     locked.ok("setup", ["db", "init"])
+    if not locked.fleet.instances:  # alone, without the test before
+        locked.fleet.start("locked", slots=4)
     (task,) = locked.ok("scheduler", ["enqueue", "work", "--in", "1h"])
     locked.cli("scheduler", ["token", "add", "ann"])  # where it is not there yet
     commands = [[task if word == "TASK" else word for word in words] for words in REFUSED[user]]

@@ -107,6 +107,8 @@ def test_a_cable_that_is_out_for_less_than_the_lease_costs_nothing(
     quick: Fleet, cable: Namespace, figure: Figures
 ) -> None:
     fleet = quick
+    if not fleet.client.store.instances.live():  # alone, without what the tests before have started
+        fleet.start("wired", slots=3, prefix=cable.prefix)
     before = {one.id for one in fleet.client.store.instances.live()}
     ids = [fleet.client.enqueue("again", {"seconds": LEASE_SECONDS}).id for _ in range(3)]
     for task in ids:

@@ -208,7 +208,7 @@ def test_a_machine_that_can_start_no_process_gives_its_tasks_back_says_why_and_r
         until(lambda: said(poor, "not started; releasing it"), what="a refusal")
         until(lambda: "claims nothing: it cannot start a process" in fleet.cli("why", task).stdout, what="a reason")
         until(lambda: fleet.instance("poor")["hindrance"], what="a hindrance")
-        assert fleet.client.get(task).status == "pending"
+        until(lambda: fleet.client.get(task).status == "pending", what="it to be given back")  # it is tried again
         figure("F16", "tries while no process could be forked", said(poor, "not started; releasing it"), "", at_most=5)
         (process_limit / "pids.max").write_text("max")
         (ended,) = fleet.ended(task)

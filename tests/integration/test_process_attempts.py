@@ -222,7 +222,7 @@ def test_a_stopped_script_still_gets_its_sigterm(lab):
 
 @pytest.mark.parametrize("how", ["after a normal exit", "killed"])
 def test_what_escapes_its_parents_dies_with_the_attempt(lab, how):
-    attempt = lab.start(PYTHON, "-I", "-S", "-c", ESCAPER, "0.3" if how == "after a normal exit" else "5")
+    attempt = lab.start(PYTHON, "-I", "-S", "-c", ESCAPER, "1.5" if how == "after a normal exit" else "5")
     attempt.wait_text("loose")
     wait_until(lambda: len(attempt.alive()) >= 5, 5)
     if how == "killed":
@@ -234,7 +234,7 @@ def test_what_escapes_its_parents_dies_with_the_attempt(lab, how):
     else:
         ending = attempt.wait(5)
         assert (ending.cause, ending.exit_code) == ("exit", 0)
-        assert ending.ended - ending.started < 2
+        assert ending.ended - ending.started < 4, "what got loose lives 5 s"
     assert attempt.alive() == []
 
 
