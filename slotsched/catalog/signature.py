@@ -16,6 +16,7 @@ from slotsched.catalog.storable import refuse_unstorable
 from slotsched.catalog.values import shown, suggestion
 from slotsched.errors import InvalidArguments
 from slotsched.model import Parameter
+from slotsched.model.job import storable_text
 
 _SCALARS = {
     "str": "str",
@@ -58,7 +59,7 @@ def read_source(data: bytes) -> Source:
     tree = _parse(data)
     main = _find_main(tree)
     docstring = ast.get_docstring(tree) or (ast.get_docstring(main) if main else None) or ""
-    docstring = docstring[:MAX_DOCSTRING_CHARACTERS].replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+    docstring = storable_text(docstring[:MAX_DOCSTRING_CHARACTERS].replace("\0", ""))
     return Source(docstring=docstring, parameters=None if main is None else tuple(_parameters(main, _aliases(tree))))
 
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from typer._click.core import Context, Parameter
     from typer.core import _TyperParameter
 
-LARGEST_COUNT = 2**31 - 1  # nothing that is counted here goes further, nor does the store
 _WANTED = {int: "a whole number", float: "a number"}
 
 
@@ -43,8 +42,11 @@ class PlainParam(RuntimeParam):
             least = self.parameter_info.min
             if least is not None and number < least:
                 raise ValueError(f"{value} is less than {least:g}")
-            if kind is int and number > LARGEST_COUNT:
-                raise ValueError(f"{value} is more than {LARGEST_COUNT}")
+            if kind is int:
+                from slotsched.model.limits import LARGEST_COUNT  # only where somebody gave a number
+
+                if number > LARGEST_COUNT:
+                    raise ValueError(f"{value} is more than {LARGEST_COUNT}")
             return number
         return kind(value)
 

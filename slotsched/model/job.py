@@ -103,11 +103,13 @@ class Broken:
         return f"{self.path}:{self.line or 1}: {self.message}"
 
 
-def job_to_document(job: Job | Broken) -> dict[str, Any]:
-    """Plain values that JSON and BSON can hold; names of resources and variables may be any key.
+def storable_text(text: str) -> str:
+    """The text as UTF-8 can hold it: half a surrogate pair, as of a file's name in another encoding, becomes `?`."""
+    return text.encode("utf-8", "replace").decode()
 
-    A file's name need not be UTF-8, and its texts may hold half a surrogate pair: that becomes `?`.
-    """
+
+def job_to_document(job: Job | Broken) -> dict[str, Any]:
+    """Plain values that JSON and BSON can hold; names of resources and variables may be any key."""
     document = asdict(job)
     document["broken"] = isinstance(job, Broken)
     if isinstance(job, Job):
@@ -158,4 +160,4 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+    return storable_text(value) if isinstance(value, str) else value

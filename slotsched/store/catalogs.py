@@ -14,6 +14,7 @@ from pymongo import UpdateMany, UpdateOne
 
 from slotsched.failpoints import failpoint
 from slotsched.model import Broken, Job, job_from_document, job_to_document
+from slotsched.model.job import storable_text
 from slotsched.store import indexes
 from slotsched.store.connection import Connection, Document
 
@@ -33,10 +34,7 @@ class Catalogs:
     def publish(self, instance_id: str, jobs: Sequence[Job], broken: Sequence[Broken] = ()) -> None:
         """Says what this instance holds now, and that it holds nothing else. Safe to repeat."""
         copies = {_copy_id(job): job for job in jobs}
-        unusable = {}
-        for file in broken:
-            found = job_from_document(job_to_document(file))  # its name as it can be stored
-            unusable[_broken_id(found.name, instance_id)] = found
+        unusable = {_broken_id(file.name, instance_id): file for file in broken}
         writes: list[UpdateOne | UpdateMany] = [_put_copy(copy_id, job, instance_id) for copy_id, job in copies.items()]
         writes += [_put_broken(broken_id, file, instance_id) for broken_id, file in unusable.items()]
         writes.append(
@@ -147,8 +145,9 @@ def _put_copy(copy_id: str, job: Job, instance_id: str) -> UpdateOne:
     return UpdateOne({"_id": copy_id}, [{"$set": fields}], upsert=True)
 
 
-def _put_broken(broken_id: str, file: Job | Broken, instance_id: str) -> UpdateOne:
-    fields = {"kind": _BROKEN, "job": file.name, "message": str(file), "holders": [instance_id]}
+def _put_broken(broken_id: str, file: Broken, instance_id: str) -> UpdateOne:
+    name, message = storable_text(file.name), storable_text(str(file))
+    fields = {"kind": _BROKEN, "job": name, "message": message, "holders": [instance_id]}
     return UpdateOne({"_id": broken_id}, {"$set": fields}, upsert=True)
 
 
@@ -167,7 +166,7 @@ def _copy_id(job: Job) -> str:
 
 
 def _broken_id(name: str, instance_id: str) -> str:
-    return f"{_BROKEN}:{name}@{instance_id}"
+    return f"{_BROKEN}:{storable_text(name)}@{instance_id}"
 
 
 def _switch_id(name: str) -> str:

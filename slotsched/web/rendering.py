@@ -14,6 +14,7 @@ from starlette.responses import HTMLResponse, Response
 
 from slotsched import __version__
 from slotsched.loglines import local_time, plain
+from slotsched.model.job import storable_text
 from slotsched.store.tasks import COUNT_CAP
 from slotsched.views.text import short
 from slotsched.web.access import Access, Caller
@@ -56,7 +57,7 @@ def _harmless(value: Any) -> Any:
     if isinstance(value, Markup):
         return value
     text = plain(str(value))
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()  # half a surrogate pair is no character
+    return text if text.isascii() else storable_text(text)  # half a surrogate pair is no character
 
 
 def _counted(count: int) -> str:
